@@ -1,0 +1,8 @@
+module github.com/drainit/drainit
+
+go 1.26.0
+
+require (
+	github.com/kelseyhightower/envconfig v1.4.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+)
