@@ -1,0 +1,330 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/drainit/drainit/sockets"
+	"github.com/drainit/drainit/supervisor"
+	"github.com/kelseyhightower/envconfig"
+	"golang.org/x/sys/unix"
+)
+
+// prefix of every variable.
+const prefix = "DRAINIT"
+
+// Config is the environment, decoded. Field Xy is the variable DRAINIT_XY; no
+// field may have an envconfig tag, which would let the variable without its
+// prefix in, and that one is the wrapped server's.
+//
+// The fields' types never fail to decode: they keep what was wrong, so that
+// load can report every problem together and in its own words.
+type Config struct {
+	HealthAddr     text       `default:":8099" split_words:"true"`
+	GracePeriod    duration   `default:"30s" split_words:"true"`
+	DrainWindow    duration   `split_words:"true"`
+	DrainUntil     text       `default:"window" split_words:"true"`
+	StopReserve    duration   `split_words:"true"`
+	KillMargin     duration   `split_words:"true"`
+	UnreadyDelay   duration   `default:"0s" split_words:"true"`
+	StopOn         signalList `default:"SIGTERM,SIGINT" split_words:"true"`
+	StopSignal     oneSignal  `split_words:"true"`
+	DrainSignal    oneSignal  `split_words:"true"`
+	SignalScope    text       `default:"child" split_words:"true"`
+	SignalMap      signalMap  `split_words:"true"`
+	ExitCodes      codeMap    `split_words:"true"`
+	OrphanGrace    duration   `default:"5s" split_words:"true"`
+	ReadyCheck     text       `default:"listen" split_words:"true"`
+	ReadyInterval  duration   `default:"1s" split_words:"true"`
+	ReadyTimeout   duration   `default:"1s" split_words:"true"`
+	Watchdog       duration   `default:"0s" split_words:"true"`
+	Ports          portList   `default:"auto" split_words:"true"`
+	LogFormat      text       `default:"text" split_words:"true"`
+	LogLevel       text       `default:"info" split_words:"true"`
+	TerminationLog text       `default:"/dev/termination-log" split_words:"true"`
+}
+
+// problem is one thing wrong with the configuration.
+type problem struct{ variable, value, wrong, mend string }
+
+func (p problem) Error() string {
+	return fmt.Sprintf("%s=%q: %s\n  %s", p.variable, p.value, p.wrong, p.mend)
+}
+
+// load reads and checks the environment. Its error joins every problem there
+// is.
+func load() (Config, error) {
+	var c Config
+	if err := envconfig.Process(prefix, &c); err != nil {
+		return c, err // not for any environment: the types keep their errors
+	}
+	c.fillEmpty()
+	problems := unknown(os.Environ())
+	for name, f := range c.fields() {
+		if w := f.problem(); w != nil {
+			problems = append(problems, problem{name, f.text(), w.wrong, w.mend})
+		}
+	}
+	if len(problems) == 0 {
+		c.derive()
+		problems = c.check()
+	}
+	slices.SortStableFunc(problems, func(a, b problem) int { return strings.Compare(a.variable, b.variable) })
+	errs := make([]error, len(problems))
+	for i, p := range problems {
+		errs[i] = p
+	}
+	return c, errors.Join(errs...)
+}
+
+// field is what each type of a Config field can do.
+type field interface {
+	text() string    // as it was set, or as a default has it
+	problem() *wrong // nil if it was decoded
+}
+
+// fields yields each variable's name and field.
+func (c *Config) fields() map[string]field {
+	all := make(map[string]field)
+	v := reflect.ValueOf(c).Elem()
+	for i := range v.NumField() {
+		all[variable(v.Type().Field(i).Name)] = v.Field(i).Addr().Interface().(field)
+	}
+	return all
+}
+
+// fillEmpty gives variables that are set to nothing their defaults, which
+// envconfig does for unset ones alone.
+func (c *Config) fillEmpty() {
+	v := reflect.ValueOf(c).Elem()
+	for i := range v.NumField() {
+		f := v.Field(i).Addr().Interface().(field)
+		if def := v.Type().Field(i).Tag.Get("default"); f.text() == "" && def != "" {
+			f.(envconfig.Decoder).Decode(def)
+		}
+	}
+}
+
+// defaultOf is a field's default.
+func (c *Config) defaultOf(field string) string {
+	f, _ := reflect.TypeFor[Config]().FieldByName(field)
+	return f.Tag.Get("default")
+}
+
+var wordStart = regexp.MustCompile(`([a-z])([A-Z])`)
+
+// variable is the name of a field's variable, as envconfig's split_words has it.
+func variable(field string) string {
+	return prefix + "_" + strings.ToUpper(wordStart.ReplaceAllString(field, "${1}_${2}"))
+}
+
+// derive fills in the defaults that depend on the budget.
+func (c *Config) derive() {
+	budget := c.GracePeriod.Duration
+	c.DrainWindow.orElse(min(5*time.Second, budget/3))
+	c.StopReserve.orElse(min(10*time.Second, budget/3))
+	c.KillMargin.orElse(min(2*time.Second, budget/10))
+}
+
+// check finds values that can't be, alone or together.
+func (c *Config) check() (ps []problem) {
+	add := func(name string, f field, wrong, mend string) {
+		ps = append(ps, problem{prefix + "_" + name, f.text(), wrong, mend})
+	}
+	oneOf := func(name string, t *text, words ...string) {
+		if !slices.Contains(words, t.value) {
+			add(name, t, "not one of the words it can be", "write "+strings.Join(words, ", "))
+		}
+	}
+	oneOf("DRAIN_UNTIL", &c.DrainUntil, "window", "quiet", "idle", "closed")
+	oneOf("SIGNAL_SCOPE", &c.SignalScope, "child", "group")
+	oneOf("LOG_FORMAT", &c.LogFormat, "text", "json")
+	oneOf("LOG_LEVEL", &c.LogLevel, "debug", "info", "warn", "error")
+
+	if c.HealthAddr.value != "off" {
+		if err := checkAddr(c.HealthAddr.value); err != nil {
+			add("HEALTH_ADDR", &c.HealthAddr, err.Error(), "write host:port or :port, :8099 for one, or off")
+		}
+	}
+	if err := c.checkReadyCheck(); err != nil {
+		add("READY_CHECK", &c.ReadyCheck, err.Error(), "write listen, started, notify, tcp://host:port or http://host:port/path")
+	}
+	if c.GracePeriod.Duration < time.Second {
+		add("GRACE_PERIOD", &c.GracePeriod, "too short to stop anything in", "write 1s or more; copy terminationGracePeriodSeconds")
+		return ps
+	}
+	for name, d := range map[string]*duration{"READY_INTERVAL": &c.ReadyInterval, "READY_TIMEOUT": &c.ReadyTimeout} {
+		if d.Duration < 10*time.Millisecond {
+			add(name, d, "too short", "write 10ms or more, 1s for one")
+		}
+	}
+	if c.Watchdog.Duration != 0 && c.Watchdog.Duration < 100*time.Millisecond {
+		add("WATCHDOG", &c.Watchdog, "too short", "write 100ms or more, or 0 for none")
+	}
+	if sum := c.DrainWindow.Duration + c.StopReserve.Duration + c.KillMargin.Duration; sum > c.GracePeriod.Duration {
+		add("GRACE_PERIOD", &c.GracePeriod,
+			fmt.Sprintf("DRAIN_WINDOW %s + STOP_RESERVE %s + KILL_MARGIN %s = %s does not fit into it",
+				c.DrainWindow, c.StopReserve, c.KillMargin, sum), c.mendSum(sum))
+	}
+	if d := c.UnreadyDelay.Duration; d > 0 && d >= c.DrainWindow.Duration {
+		add("UNREADY_DELAY", &c.UnreadyDelay, fmt.Sprintf("ends no sooner than the DRAIN_WINDOW of %s, so nobody would see a 503", c.DrainWindow),
+			fmt.Sprintf("write less than %s, or raise DRAINIT_DRAIN_WINDOW", c.DrainWindow))
+	}
+	return append(ps, c.checkSignals()...)
+}
+
+// mendSum names sums that would work.
+func (c *Config) mendSum(sum time.Duration) string {
+	mend := fmt.Sprintf("set DRAINIT_GRACE_PERIOD (and terminationGracePeriodSeconds) to %s", sum)
+	if rest := c.GracePeriod.Duration - c.StopReserve.Duration - c.KillMargin.Duration; rest >= 0 {
+		mend += fmt.Sprintf(", or DRAINIT_DRAIN_WINDOW to at most %s", rest)
+	}
+	if rest := c.GracePeriod.Duration - c.DrainWindow.Duration - c.KillMargin.Duration; rest > 0 {
+		mend += fmt.Sprintf(", or DRAINIT_STOP_RESERVE to at most %s", rest)
+	}
+	return mend
+}
+
+func checkAddr(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return errors.New("not an address with a port")
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return fmt.Errorf("%q is not a port from 1 to 65535", port)
+	}
+	return nil
+}
+
+func (c *Config) checkReadyCheck() error {
+	switch v := c.ReadyCheck.value; v {
+	case "listen", "started", "notify":
+		return nil
+	default:
+		u, err := url.Parse(v)
+		switch {
+		case err != nil || u.Scheme != "tcp" && u.Scheme != "http" || u.Hostname() == "":
+			return errors.New("no check of that name")
+		case u.Scheme == "tcp" && (u.Port() == "" || u.Path != "" || u.RawQuery != ""):
+			return errors.New("a tcp check has a host, a port and no more")
+		case u.User != nil:
+			return errors.New("a check carries no user name")
+		}
+		return nil
+	}
+}
+
+// uncatchable signals never reach drainit, or not as signals from somebody.
+var uncatchable = []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, 32, 33, 34}
+
+// control signals are drainit's own.
+var control = []unix.Signal{supervisor.SigPrestop, supervisor.SigDrain, supervisor.SigUndrain, supervisor.SigSkip}
+
+func (c *Config) checkSignals() (ps []problem) {
+	for _, s := range c.StopOn.signals {
+		if why := unusable(s); why != "" {
+			ps = append(ps, problem{"DRAINIT_STOP_ON", c.StopOn.text(), signalName(s) + " " + why, "leave it out"})
+		}
+	}
+	for s := range c.SignalMap.signals {
+		switch why := unusable(s); {
+		case why != "":
+			ps = append(ps, problem{"DRAINIT_SIGNAL_MAP", c.SignalMap.text(), signalName(s) + " " + why, "leave it out"})
+		case slices.Contains(c.StopOn.signals, s):
+			ps = append(ps, problem{"DRAINIT_SIGNAL_MAP", c.SignalMap.text(), signalName(s) + " begins a stop (DRAINIT_STOP_ON) and is not forwarded as others are",
+				"leave it out here; DRAINIT_STOP_SIGNAL says what the child is sent instead"})
+		}
+	}
+	return ps
+}
+
+func unusable(s unix.Signal) string {
+	switch {
+	case slices.Contains(uncatchable, s):
+		return "can't be caught"
+	case slices.Contains(control, s):
+		return "is one of drainit's own control signals"
+	}
+	return ""
+}
+
+// injected are the variables Kubernetes sets for Services whose names begin
+// with drainit: nobody misspelt those.
+var injected = regexp.MustCompile(`^DRAINIT_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?)?)$`)
+
+// unknown finds variables with our prefix that mean nothing.
+func unknown(environ []string) (ps []problem) {
+	known := slices.Sorted(maps.Keys(new(Config).fields()))
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(strings.ToUpper(name), prefix+"_") || slices.Contains(known, name) || injected.MatchString(name) {
+			continue
+		}
+		ps = append(ps, problem{name, value, "no such variable", fmt.Sprintf("did you mean %s? `drainit help` lists them all", nearest(known, name))})
+	}
+	return ps
+}
+
+// nearest is the known name that name was most likely meant to be: one it is
+// the beginning or the end of, or the one fewest letters away.
+func nearest(known []string, name string) string {
+	name = strings.ToUpper(name)
+	word := strings.TrimPrefix(name, prefix)
+	cost := func(k string) int {
+		if strings.HasPrefix(k, name) || strings.HasSuffix(k, word) {
+			return 1
+		}
+		return distance(k, name)
+	}
+	return slices.MinFunc(known, func(a, b string) int { return cost(a) - cost(b) })
+}
+
+// distance is the number of letters to insert, delete or change (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0]++
+		for j := range len(b) {
+			change := last
+			if a[i] != b[j] {
+				change++
+			}
+			last = row[j+1]
+			row[j+1] = min(row[j+1]+1, row[j]+1, change)
+		}
+	}
+	return row[len(b)]
+}
+
+// timeline is the part of the configuration that the clock is about.
+func (c *Config) timeline() supervisor.Timeline {
+	return supervisor.Timeline{
+		Grace: c.GracePeriod.Duration, Window: c.DrainWindow.Duration, Reserve: c.StopReserve.Duration,
+		Margin: c.KillMargin.Duration, UnreadyDelay: c.UnreadyDelay.Duration, OrphanGrace: c.OrphanGrace.Duration,
+	}
+}
+
+func (c *Config) until() sockets.Until { return sockets.Until(c.DrainUntil.value) }
+
+// inForce is the configuration with every default filled in, for people.
+func (c *Config) inForce() map[string]string {
+	all := make(map[string]string)
+	for name, f := range c.fields() {
+		all[name] = f.text()
+	}
+	return all
+}

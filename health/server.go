@@ -1,0 +1,211 @@
+package health
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"io"
+)
+
+// Limits of the port. Probes are small and quick; whoever is not is cut off
+// long before it could cost the container anything.
+const (
+	maxConnections = 64
+	maxHeader      = 4 << 10
+	readTimeout    = 5 * time.Second
+	statusTimeout  = 2 * time.Second
+)
+
+// paths are the ones that count and are counted.
+var paths = []string{"/readyz", "/healthz", "/readiness", "/livez", "/startupz", "/statusz", "/metrics"}
+
+// Server answers probes on one port. Make it with Listen.
+type Server struct {
+	// Gate says what to answer.
+	Gate *Gate
+	// Status asks the loop for everything it knows; it may be nil, and may
+	// fail when ctx ends first.
+	Status func(ctx context.Context) (Status, error)
+	// Probed is called at each request, if set. It must be quick.
+	Probed func()
+
+	listener *listener
+	http     *http.Server
+	mu       sync.Mutex
+	probes   []probeCount
+}
+
+// Listen binds addr, a host:port with an optional host. Nothing is answered
+// before Serve.
+func Listen(addr string) (*Server, error) {
+	// No TCP keep-alive: connections here live for one request.
+	config := net.ListenConfig{KeepAlive: -1}
+	ln, err := config.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Gate: new(Gate), listener: &listener{Listener: ln, slots: make(chan struct{}, maxConnections)}}
+	s.http = &http.Server{
+		Handler:           s,
+		ReadTimeout:       readTimeout,
+		ReadHeaderTimeout: readTimeout,
+		WriteTimeout:      readTimeout,
+		IdleTimeout:       readTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          log.New(io.Discard, "", 0),
+	}
+	// A probe is a connection of its own anyway, and an idle one would hold
+	// one of few places.
+	s.http.SetKeepAlivesEnabled(false)
+	return s, nil
+}
+
+// Serve answers until Close. It returns nil after Close.
+func (s *Server) Serve() error {
+	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Close stops answering, at once.
+func (s *Server) Close() error { return s.http.Close() }
+
+// Port is the port that was bound.
+func (s *Server) Port() uint16 {
+	if a, ok := s.listener.Addr().(*net.TCPAddr); ok {
+		return uint16(a.Port)
+	}
+	return 0
+}
+
+// Accepted is how many connections came to this port so far.
+func (s *Server) Accepted() uint64 { return s.listener.accepted.Load() }
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.Probed != nil {
+		s.Probed()
+	}
+	code, kind, body := s.answer(r)
+	if slices.Contains(paths, r.URL.Path) {
+		s.count(r.URL.Path, code)
+	}
+	h := w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", fmt.Sprint(len(body)))
+	if code == http.StatusMethodNotAllowed {
+		h.Set("Allow", "GET, HEAD")
+	}
+	w.WriteHeader(code)
+	if r.Method != http.MethodHead {
+		w.Write(body)
+	}
+}
+
+const plain = "text/plain; charset=utf-8"
+
+func (s *Server) answer(r *http.Request) (code int, kind string, body []byte) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return http.StatusMethodNotAllowed, plain, []byte("only GET and HEAD are answered here\n")
+	}
+	a := s.Gate.Get()
+	switch r.URL.Path {
+	case "/readyz", "/healthz", "/readiness":
+		return verdict(a.Ready, a.Reason)
+	case "/livez":
+		return verdict(!a.Dead, a.Reason)
+	case "/startupz":
+		return verdict(a.Started, a.Reason)
+	case "/statusz", "/metrics":
+		return s.report(r)
+	}
+	return http.StatusNotFound, plain, []byte("no such path; there are " + strings.Join(paths, " ") + "\n")
+}
+
+func verdict(ok bool, reason string) (int, string, []byte) {
+	if ok {
+		return http.StatusOK, plain, []byte(reason + "\n")
+	}
+	return http.StatusServiceUnavailable, plain, []byte(reason + "\n")
+}
+
+// report answers with everything there is to tell, as JSON or as metrics.
+func (s *Server) report(r *http.Request) (int, string, []byte) {
+	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+	defer cancel()
+	status := Status{Phase: "unknown"}
+	if s.Status != nil {
+		if got, err := s.Status(ctx); err == nil {
+			status = got
+		}
+	}
+	var b bytes.Buffer
+	if r.URL.Path == "/metrics" {
+		status.metrics(&b, s.counts())
+		return http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", b.Bytes()
+	}
+	enc := json.NewEncoder(&b)
+	enc.SetIndent("", "  ")
+	enc.Encode(status)
+	return http.StatusOK, "application/json", b.Bytes()
+}
+
+func (s *Server) count(path string, code int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.probes {
+		if p := &s.probes[i]; p.path == path && p.code == code {
+			p.n++
+			return
+		}
+	}
+	s.probes = append(s.probes, probeCount{path, code, 1})
+}
+
+func (s *Server) counts() []probeCount {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.probes)
+}
+
+// listener counts what it accepts and bounds what is open at once: with every
+// place taken further connections wait in the kernel's queue.
+type listener struct {
+	net.Listener
+	slots    chan struct{}
+	accepted atomic.Uint64
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	l.slots <- struct{}{}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.slots
+		return nil, err
+	}
+	l.accepted.Add(1)
+	return &conn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+type conn struct {
+	net.Conn
+	release func()
+}
+
+func (c *conn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}

@@ -1,0 +1,336 @@
+// Drainit is a container init that loses nobody in a rolling restart.
+//
+//	ENTRYPOINT ["/drainit","--"]
+//	CMD ["your-server"]
+//
+// It runs as PID 1 in front of a server, unchanged. It starts the server,
+// reaps zombies, and answers readiness on a port of its own. On a stop signal
+// it turns not ready while the server goes on serving, waits until load
+// balancers have moved on and clients are done, forwards the signal, waits up
+// to the deadline, and kills what is left. The environment configures it:
+// `drainit help` lists the variables, `drainit plan` says what they come to.
+//
+// This package is the wiring: the command line, the configuration, the log and
+// the exit code. What happens when is package supervisor's; it starts there.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/drainit/drainit/cgroup"
+	"github.com/drainit/drainit/health"
+	"github.com/drainit/drainit/notify"
+	"github.com/drainit/drainit/reaper"
+	"github.com/drainit/drainit/sockets"
+	"github.com/drainit/drainit/supervisor"
+	"golang.org/x/sys/unix"
+)
+
+// flushTime is how long the end of the program may be put off for the log.
+const flushTime = 200 * time.Millisecond
+
+// codeError is the exit code for drainit's own failures, as docker run has it.
+const codeError = 125
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run is the program; its result is the exit code.
+func run(args []string) int {
+	if os.Args[0] == supervisor.Trampoline {
+		return supervisor.Jump(args)
+	}
+	// Fixed, or Go re-reads the CPU limit from the cgroup while running: wake-ups
+	// in an idle container. Two, so that counting clients never holds up the loop.
+	runtime.GOMAXPROCS(2)
+	if len(args) == 0 {
+		return fail("no command to run", "ENTRYPOINT [\"/drainit\",\"--\"] and CMD [\"your-server\"]; `drainit help` tells more")
+	}
+	word, rest := args[0], args[1:]
+	if word == "--" {
+		if len(rest) == 0 {
+			return fail("no command after --", "the image needs a CMD, or the container a command")
+		}
+		return supervise(rest)
+	}
+	if f, ok := words[word]; ok {
+		return f(rest)
+	}
+	if strings.HasPrefix(word, "-") {
+		return fail(fmt.Sprintf("unknown option %q: variables configure drainit, options don't", word), optionHint(word))
+	}
+	return supervise(args)
+}
+
+// supervise runs command to its end.
+func supervise(command []string) int {
+	// Before anything else: a signal that comes while the child starts waits
+	// here and is dealt with when it runs.
+	signals, children := catch()
+
+	stderr := newStderr(os.Stderr)
+	config, err := load()
+	if err != nil {
+		return give(stderr, config.TerminationLog.value, err.Error(), "", codeError)
+	}
+	log := newLogger(stderr, config.LogFormat.value, config.LogLevel.value)
+
+	r := &runner{config: config, log: log, stderr: stderr, gate: new(health.Gate)}
+	if err := r.listen(); err != nil {
+		return give(stderr, config.TerminationLog.value, "can't listen on DRAINIT_HEALTH_ADDR: "+err.Error(),
+			"free the port, or set DRAINIT_HEALTH_ADDR to another or to off", codeError)
+	}
+	if os.Getpid() != 1 {
+		if err := reaper.Subreap(); err != nil {
+			log.Debug("can't become the subreaper", "error", err)
+		}
+	}
+	return r.run(command, signals, children)
+}
+
+// runner is one supervised run's parts.
+type runner struct {
+	config   Config
+	log      *slog.Logger
+	stderr   *stderr
+	gate     *health.Gate
+	server   *health.Server   // nil if off
+	notify   *notify.Listener // nil if there is none
+	upstream supervisor.Upstream
+	counter  *sockets.Counter
+	dials    atomic.Uint64 // the readiness check's own connections
+}
+
+// listen opens everything that others may look for from the child's first
+// moment on.
+func (r *runner) listen() error {
+	if addr := r.config.HealthAddr.value; addr != "off" {
+		s, err := health.Listen(addr)
+		if err != nil {
+			return err
+		}
+		s.Gate = r.gate
+		r.server = s
+	}
+	options := sockets.Options{Ports: r.config.Ports.ports, Log: r.log, Dials: r.dials.Load}
+	if r.server != nil {
+		options.OwnPort, options.OwnAccepts = r.server.Port(), r.server.Accepted
+	}
+	r.counter = sockets.New(options)
+	if l, err := notify.Listen(os.Getpid()); err != nil {
+		r.log.Warn("no notify socket for the child", "error", err)
+	} else {
+		r.notify = l
+	}
+	if addr := os.Getenv("NOTIFY_SOCKET"); addr != "" {
+		if u, err := notify.Dial(addr); err != nil {
+			r.log.Warn("can't tell NOTIFY_SOCKET of readiness", "error", err)
+		} else {
+			r.upstream = u
+		}
+	}
+	return nil
+}
+
+// run starts the child, runs the loop, and puts everything away.
+func (r *runner) run(command []string, signals <-chan unix.Signal, children <-chan struct{}) int {
+	lastWords := r.config.TerminationLog.value
+	r.log.Debug("configuration", "in_force", r.config.inForce(), "plan", strings.Join(r.config.plan(), "; "))
+	child, err := supervisor.Start(command, r.childEnv(), r.config.SignalScope.value == "group", r.config.Watchdog.Duration > 0)
+	if err != nil {
+		e := new(supervisor.StartError)
+		errors.As(err, &e)
+		return give(r.stderr, lastWords, e.Msg, e.Hint, e.Code)
+	}
+
+	readiness := make(chan health.Result)
+	notices := make(chan notify.Message)
+	asks := make(chan chan<- health.Status)
+	checking, stopChecking := context.WithCancel(context.Background())
+	defer stopChecking()
+	r.background("readiness check", func() { r.check(checking, readiness) })
+	if r.notify != nil {
+		r.background("notify", func() { r.notify.Serve(notices) })
+		defer r.notify.Close()
+	}
+	if r.server != nil {
+		r.server.Probed = r.counter.Note
+		r.server.Status = func(ctx context.Context) (health.Status, error) { return ask(ctx, asks) }
+		r.background("health", func() {
+			if err := r.server.Serve(); err != nil {
+				r.log.Error("readiness is no longer answered", "error", err)
+			}
+		})
+		defer r.server.Close()
+	}
+
+	outcome := supervisor.Run(r.options(supervisor.Options{
+		Signals: signals, Children: children, Readiness: readiness, Notices: notices, Asks: asks,
+		System: child, Began: stopChecking,
+	}))
+	leaveWords(lastWords, outcome.Words)
+	r.stderr.Flush(flushTime)
+	return outcome.Code
+}
+
+// options fills in what the configuration says.
+func (r *runner) options(o supervisor.Options) supervisor.Options {
+	c := &r.config
+	o.Timeline, o.Until, o.Clients = c.timeline(), c.until(), r.counter
+	o.StopOn, o.StopSignal, o.DrainSignal = c.StopOn.signals, c.StopSignal.signal, c.DrainSignal.signal
+	o.SignalMap, o.ExitCodes = c.SignalMap.signals, c.ExitCodes.codes
+	o.NotifyReady, o.Watchdog = c.ReadyCheck.value == "notify", c.Watchdog.Duration
+	o.Config, o.LogDropped, o.OOMKills = c.inForce(), r.stderr.Dropped, cgroup.OOMKills
+	if r.notify != nil {
+		o.Refused = r.notify.Refused
+	}
+	o.Upstream, o.Gate, o.Log = r.upstream, r.gate, r.log
+	return o
+}
+
+// childEnv is the child's environment: drainit's own, but for the notify
+// protocol's variables, which name whom the child is to speak to.
+func (r *runner) childEnv() []string {
+	if r.notify == nil {
+		return os.Environ()
+	}
+	env := append(environ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"), "NOTIFY_SOCKET="+r.notify.Addr())
+	if w := r.config.Watchdog.Duration; w > 0 {
+		env = append(env, fmt.Sprintf("WATCHDOG_USEC=%d", w.Microseconds()))
+	}
+	return env
+}
+
+// check watches the child's readiness until ctx ends.
+func (r *runner) check(ctx context.Context, out chan<- health.Result) {
+	c := &r.config
+	var check health.Check
+	var hint string
+	var interval = c.ReadyInterval.Duration
+	switch v := c.ReadyCheck.value; {
+	case v == "notify":
+		return // the child speaks for itself
+	case v == "started":
+		check, interval = health.Started, 0
+	case v == "listen":
+		check, interval = health.Listening(r.counter.Listening), 0
+		hint = "; a worker that serves no port wants DRAINIT_READY_CHECK=started"
+	case strings.HasPrefix(v, "tcp://"):
+		check = health.TCP(strings.TrimPrefix(v, "tcp://"), c.ReadyTimeout.Duration, r.dialed)
+	default:
+		u, _ := url.Parse(v) // checked with the configuration
+		check = health.HTTP(u, c.ReadyTimeout.Duration, r.dialed)
+	}
+	health.Watch(ctx, check, interval, hint, out)
+}
+
+func (r *runner) dialed() { r.dials.Add(1) }
+
+// background runs f, and survives it. It ends with the program or with what f
+// watches.
+func (r *runner) background(what string, f func()) {
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				r.log.Error("internal error, please report it", "in", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			}
+		}()
+		f()
+	}()
+}
+
+// ask fetches the loop's view of things.
+func ask(ctx context.Context, asks chan<- chan<- health.Status) (health.Status, error) {
+	answer := make(chan health.Status, 1)
+	select {
+	case asks <- answer:
+	case <-ctx.Done():
+		return health.Status{}, ctx.Err()
+	}
+	select {
+	case s := <-answer:
+		return s, nil
+	case <-ctx.Done():
+		return health.Status{}, ctx.Err()
+	}
+}
+
+// catch takes over every signal there is to catch. Each has a slot of its own,
+// so that a storm of one can't push out another; two of the same that wait at
+// once merge, as they do in the kernel. SIGCHLD has its own channel. SIGPIPE
+// is caught so that writing to a closed stderr does not end PID 1, and
+// discarded; ignoring it would let the child inherit that.
+func catch() (<-chan unix.Signal, <-chan struct{}) {
+	signals, children := make(chan unix.Signal), make(chan struct{}, 1)
+	for s := unix.Signal(1); s <= 64; s++ {
+		if slices.Contains(uncatchable, s) {
+			continue
+		}
+		slot := make(chan os.Signal, 1)
+		signal.Notify(slot, s)
+		go func() { // ends with the program
+			for range slot {
+				signals <- s
+			}
+		}()
+	}
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	exits := make(chan os.Signal, 1)
+	signal.Notify(exits, unix.SIGCHLD)
+	go func() { // ends with the program
+		for range exits {
+			select {
+			case children <- struct{}{}:
+			default: // one is waiting already, and Reap collects all
+			}
+		}
+	}()
+	return signals, children
+}
+
+// give ends a run that did not come to be: the reason to stderr and to the
+// termination log, and the code.
+func give(s *stderr, lastWords, wrong, mend string, code int) int {
+	if lastWords == "" {
+		lastWords = "/dev/termination-log"
+	}
+	words := wrong
+	if mend != "" {
+		words += "\n" + mend
+	}
+	leaveWords(lastWords, words)
+	complain(s, wrong, mend)
+	return code
+}
+
+// fail is give for mistakes on the command line.
+func fail(wrong, mend string) int {
+	complain(newStderr(os.Stderr), wrong, mend)
+	return codeError
+}
+
+// optionHint tells users of other inits where their option went.
+func optionHint(option string) string {
+	hints := map[string]string{
+		"-g": "DRAINIT_SIGNAL_SCOPE=group", "-e": "DRAINIT_EXIT_CODES=143=0", "-s": "nothing to do: drainit makes itself the subreaper",
+		"-w": "nothing to do: drainit does not warn", "-v": "DRAINIT_LOG_LEVEL=debug", "-c": "DRAINIT_SIGNAL_SCOPE=child, the default",
+		"--single-child": "DRAINIT_SIGNAL_SCOPE=child, the default", "-r": "DRAINIT_SIGNAL_MAP=SIGTERM=SIGQUIT, or DRAINIT_STOP_SIGNAL",
+		"--rewrite": "DRAINIT_SIGNAL_MAP=SIGHUP=SIGUSR2, or DRAINIT_STOP_SIGNAL", "-h": "`drainit help`",
+	}
+	if h, ok := hints[option]; ok {
+		return "instead of " + option + ": " + h
+	}
+	return fmt.Sprintf("a command that begins with a dash goes after --: %s -- %s", filepath.Base(os.Args[0]), option)
+}

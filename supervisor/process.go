@@ -1,0 +1,234 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/drainit/drainit/reaper"
+	"golang.org/x/sys/unix"
+)
+
+// Process is the child and what descends from it, as the kernel has them. It
+// is the one place where a PID is touched.
+type Process struct {
+	pid   int
+	group bool // signals go to the whole process group
+	init  bool // drainit is PID 1: whatever runs here is ours
+	tty   int  // the descriptor of the terminal the child is in the foreground of; -1: none
+}
+
+var _ System = (*Process)(nil)
+
+// Start runs argv with the environment env, in a process group of its own and
+// with drainit's descriptors, directory and limits. With watched the child's
+// WATCHDOG_PID is set to its own PID. The error is a *StartError.
+//
+// There is no os.Process or exec.Cmd here: both wait, and only the loop may.
+func Start(argv, env []string, group, watched bool) (*Process, error) {
+	file, err := lookup(argv[0])
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{group: group, init: os.Getpid() == 1, tty: foreground()}
+	if watched {
+		p.pid, err = p.exec("/proc/self/exe", append([]string{Trampoline, file}, argv...), env)
+	} else {
+		p.pid, err = p.exec(file, argv, env)
+	}
+	if errors.Is(err, unix.ENOEXEC) {
+		// A script without #!: a shell runs it, as execvp and every shell do.
+		if shell, serr := p.exec("/bin/sh", shellArgs(file, argv), env); serr == nil {
+			p.pid, err = shell, nil
+		}
+	}
+	if err != nil {
+		return nil, explain(file, err)
+	}
+	return p, nil
+}
+
+func shellArgs(file string, argv []string) []string {
+	return append([]string{"/bin/sh", file}, argv[1:]...)
+}
+
+// Trampoline is the zeroth argument under which drainit executes itself to
+// become the child: WATCHDOG_PID has to be in the child's environment, and only
+// the child knows its PID before it runs.
+const Trampoline = "drainit: starting the child"
+
+// Jump is the trampoline: args are the file to execute and its arguments. It
+// returns, with an exit code, only if that fails.
+func Jump(args []string) int {
+	file, argv := args[0], args[1:]
+	env := append(os.Environ(), "WATCHDOG_PID="+strconv.Itoa(os.Getpid()))
+	err := syscall.Exec(file, argv, env)
+	if errors.Is(err, unix.ENOEXEC) {
+		err = syscall.Exec("/bin/sh", shellArgs(file, argv), env)
+	}
+	e := new(StartError)
+	errors.As(explain(file, err), &e)
+	fmt.Fprintf(os.Stderr, "drainit: %s\n  %s\n", e.Msg, e.Hint)
+	return e.Code
+}
+
+// exec forks and executes. A terminal that won't be given away is no reason
+// not to start.
+func (p *Process) exec(file string, argv, env []string) (int, error) {
+	attr := &syscall.ProcAttr{Env: env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setpgid: true}}
+	if p.tty >= 0 {
+		attr.Sys.Foreground, attr.Sys.Ctty = true, p.tty
+		if pid, err := syscall.ForkExec(file, argv, attr); err == nil {
+			return pid, nil
+		}
+		attr.Sys = &syscall.SysProcAttr{Setpgid: true}
+	}
+	return syscall.ForkExec(file, argv, attr)
+}
+
+// foreground finds a descriptor of the controlling terminal, if drainit is in
+// its foreground: a shell's background job must not take the terminal.
+func foreground() int {
+	for fd := range 3 {
+		pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+		if err == nil && pgrp == unix.Getpgrp() {
+			return fd
+		}
+	}
+	return -1
+}
+
+// PID is the child's.
+func (p *Process) PID() int { return p.pid }
+
+// Terminal says whether the child was given a terminal's foreground.
+func (p *Process) Terminal() bool { return p.tty >= 0 }
+
+// Signal sends sig to the child or its group. It is called by who reaps, so
+// the PID can't have been reused; that it is gone is no error.
+func (p *Process) Signal(sig unix.Signal) error {
+	pid := p.pid
+	if p.group {
+		pid = -pid
+	}
+	if err := unix.Kill(pid, sig); !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// SignalRest sends sig to every process that is left. As PID 1 that is
+// everything in the PID namespace but drainit itself, in one call that no fork
+// can slip through. Otherwise it is drainit's own descendants and never a
+// neighbour; a fork may slip through there, and is met when its parent's end
+// brings it to the subreaper.
+func (p *Process) SignalRest(sig unix.Signal) {
+	if p.init {
+		unix.Kill(-1, sig)
+		return
+	}
+	pids, err := descendants(os.Getpid())
+	if err != nil {
+		// /proc is hidden: the child's group is what is known.
+		unix.Kill(-p.pid, sig)
+		return
+	}
+	for _, pid := range pids {
+		unix.Kill(pid, sig)
+	}
+}
+
+// Left counts the living processes SignalRest would reach, or returns -1.
+func (p *Process) Left() int {
+	pids, err := descendants(os.Getpid())
+	if err != nil {
+		return -1
+	}
+	return len(pids)
+}
+
+// Reap collects exits.
+func (p *Process) Reap(exits []reaper.Exit) ([]reaper.Exit, reaper.State) { return reaper.Reap(exits) }
+
+// Suspend hands the terminal back: drainit stops too, with the rest of its
+// job, so that the shell that waits for the job sees it stopped. Where there
+// is no such shell (PID 1, or the leader of the session) a stop from the
+// terminal would be for ever, and is undone.
+func (p *Process) Suspend(by unix.Signal) {
+	if sid, err := unix.Getsid(0); p.init || err != nil || sid == os.Getpid() {
+		if by != unix.SIGSTOP {
+			unix.Kill(-p.pid, unix.SIGCONT)
+		}
+		return
+	}
+	unix.Kill(0, unix.SIGSTOP)
+}
+
+// Resume gives the terminal to the child's group, if `fg` gave it to drainit.
+// After `bg` it did not.
+func (p *Process) Resume() {
+	if p.tty < 0 || foreground() < 0 {
+		return
+	}
+	unix.IoctlSetPointerInt(p.tty, unix.TIOCSPGRP, p.pid)
+	unix.Kill(-p.pid, unix.SIGCONT)
+}
+
+// descendants lists the living processes that descend from root, without it.
+// It reads /proc, which is a moment and not an instant: call again after exits.
+func descendants(root int) ([]int, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	parents := make(map[int]int)
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if ppid, ok := parent(pid); ok {
+			parents[pid] = ppid
+		}
+	}
+	if _, ok := parents[root]; !ok {
+		return nil, errors.New("/proc does not show this process")
+	}
+	var all []int
+	for pid := range parents {
+		// Bounded, since a PID reused while we read could close a circle.
+		p := parents[pid]
+		for range len(parents) {
+			if p == root {
+				all = append(all, pid)
+			}
+			if p == root || p == 0 {
+				break
+			}
+			p = parents[p]
+		}
+	}
+	return all, nil
+}
+
+// parent reads a living process's parent from /proc/PID/stat (proc(5)): the
+// second field, the command, is in parentheses and may hold any byte.
+func parent(pid int) (int, bool) {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, false
+	}
+	end := strings.LastIndex(string(stat), ") ")
+	if end < 0 {
+		return 0, false
+	}
+	fields := strings.Fields(string(stat[end+2:]))
+	if len(fields) < 2 || fields[0] == "Z" || fields[0] == "X" {
+		return 0, false
+	}
+	ppid, err := strconv.Atoi(fields[1])
+	return ppid, err == nil
+}

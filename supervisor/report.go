@@ -1,0 +1,218 @@
+package supervisor
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/drainit/drainit/health"
+	"github.com/drainit/drainit/reaper"
+	"golang.org/x/sys/unix"
+)
+
+// outcome is the code to exit with and the last words, and logs the summary of
+// a stop or of an abnormal end.
+func (l *loop) outcome() Outcome {
+	code := l.exit.Code()
+	if !l.exited {
+		code = 128 + int(unix.SIGKILL) // even SIGKILL did not end it in time
+	}
+	if to, ok := l.ExitCodes[code]; ok {
+		code = to
+	}
+	words := l.words()
+	if code != l.exit.Code() && l.exited {
+		words += fmt.Sprintf(" (reported as %d, as DRAINIT_EXIT_CODES says)", code)
+	}
+	switch {
+	case !l.t0.IsZero():
+		l.Log.Info("stopped: "+words, l.summary()...)
+	case l.exit.Status.Signaled() || !l.killed.IsZero():
+		l.Log.Warn("ended: "+words, l.summary()...)
+	}
+	return Outcome{Code: code, Words: words}
+}
+
+// summary is the facts behind the words: the code or signal, how long each
+// phase took, who asked for what.
+func (l *loop) summary() []any {
+	end := time.Now()
+	l.spent[l.phase] += end.Sub(l.since)
+	l.since = end
+	attrs := []any{"code", l.exit.Code()}
+	if l.exit.Status.Signaled() {
+		attrs = append(attrs, "signal", name(l.exit.Status.Signal()))
+	}
+	if !l.t0.IsZero() {
+		attrs = append(attrs, "asked_by", l.askedBy, "total", round(end.Sub(l.t0)))
+	}
+	if !l.forwarded.IsZero() {
+		attrs = append(attrs, "sent", name(l.stopSignal()), "why", l.why)
+	}
+	for _, p := range []Phase{Draining, Stopping, Killing} {
+		if l.spent[p] > 0 {
+			attrs = append(attrs, p.String(), round(l.spent[p]))
+		}
+	}
+	return append(attrs, "reaped", l.reaped)
+}
+
+// words tells how it ended, for somebody who reads it at 3 a.m.
+func (l *loop) words() string {
+	var b strings.Builder
+	how := "did not end even on SIGKILL"
+	if l.exited {
+		how = describe(l.exit)
+	}
+	switch {
+	case l.t0.IsZero():
+		fmt.Fprintf(&b, "the child %s by itself after %s", how, l.age())
+		b.WriteString(l.cause())
+	case l.forwarded.IsZero():
+		fmt.Fprintf(&b, "asked to stop by %s; the child %s by itself %s later, before any signal was forwarded",
+			l.askedBy, how, round(l.endOfChild().Sub(l.t0)))
+		b.WriteString(l.cause())
+	case !l.killed.IsZero() && (!l.exited || !l.exitedAt.Before(l.killed)):
+		fmt.Fprintf(&b, "asked to stop by %s; %s was forwarded after %s and not finished %s later: killed at the deadline",
+			l.askedBy, name(l.stopSignal()), round(l.forwarded.Sub(l.t0)), round(l.killed.Sub(l.forwarded)))
+		b.WriteString(l.leftOver())
+	default:
+		fmt.Fprintf(&b, "asked to stop by %s and finished in %s: %s was forwarded after %s (%s), the child %s %s later",
+			l.askedBy, round(l.endOfChild().Sub(l.t0)), name(l.stopSignal()), round(l.forwarded.Sub(l.t0)), l.why,
+			how, round(l.endOfChild().Sub(l.forwarded)))
+		b.WriteString(l.cause())
+	}
+	if !l.killed.IsZero() && l.exited && l.exitedAt.Before(l.killed) {
+		b.WriteString("; what it left behind was killed")
+		b.WriteString(l.leftOver())
+	}
+	if l.atSignal.Known && l.atSignal.Open > 0 {
+		fmt.Fprintf(&b, "; at the signal %d connections were open, %d requests in flight, %d in the accept queue",
+			l.atSignal.Open, l.atSignal.InFlight, l.atSignal.Queued)
+	}
+	if l.text != "" {
+		fmt.Fprintf(&b, "; its last status: %s", l.text)
+	}
+	return b.String()
+}
+
+// cause explains a SIGKILL that was not drainit's own, where the kernel tells.
+func (l *loop) cause() string {
+	if !l.exit.Status.Signaled() || l.exit.Status.Signal() != unix.SIGKILL || !l.killed.IsZero() && !l.exitedAt.Before(l.killed) {
+		return ""
+	}
+	if l.oomKnown {
+		if n, err := l.OOMKills(); err == nil && n > l.oomStart {
+			return fmt.Sprintf("; out of memory: the cgroup's oom_kill counter rose by %d, raise the memory limit or lower the use", n-l.oomStart)
+		}
+	}
+	return "; not by drainit: the memory limit, the kubelet or a person"
+}
+
+func (l *loop) leftOver() string {
+	switch {
+	case l.killedLeft < 0:
+		return ""
+	case l.killedLeft == 1:
+		return " with 1 process left"
+	}
+	return fmt.Sprintf(" with %d processes left", l.killedLeft)
+}
+
+func (l *loop) endOfChild() time.Time {
+	if l.exited {
+		return l.exitedAt
+	}
+	return time.Now()
+}
+
+func (l *loop) age() time.Duration { return round(l.endOfChild().Sub(l.start)) }
+
+// describe says how a process ended.
+func describe(e reaper.Exit) string {
+	if e.Status.Signaled() {
+		s := "was killed by " + name(e.Status.Signal())
+		if e.Status.CoreDump() {
+			s += " (core dumped)"
+		}
+		return s
+	}
+	return fmt.Sprintf("exited with code %d", e.Status.ExitStatus())
+}
+
+// name is a signal's name, or SIGRTMIN+n for those without one.
+func name(sig unix.Signal) string {
+	if n := unix.SignalName(sig); n != "" {
+		return n
+	}
+	const rtmin = 34 // as glibc and kill -l count; the C library keeps 32 and 33
+	if sig >= rtmin {
+		return fmt.Sprintf("SIGRTMIN+%d", sig-rtmin)
+	}
+	return fmt.Sprintf("signal %d", int(sig))
+}
+
+func (l *loop) count(sig unix.Signal) *health.Count {
+	c := l.counts[sig]
+	if c == nil {
+		c = new(health.Count)
+		l.counts[sig] = c
+	}
+	return c
+}
+
+// status is everything at this instant, for /statusz and /metrics.
+func (l *loop) status() health.Status {
+	now := time.Now()
+	a := l.Gate.Get()
+	s := health.Status{
+		Phase: l.phase.String(), Since: l.since, PID: os.Getpid(), ChildPID: l.System.PID(),
+		Started: l.start, Uptime: now.Sub(l.start).Seconds(),
+		Ready: a.Ready, Held: l.held, Text: l.text, Alive: !a.Dead,
+		Signals: make(map[string]health.Count), Reaped: l.reaped, Config: maps.Clone(l.Config),
+		Phases: make(map[string]float64),
+	}
+	if !a.Ready {
+		s.Reason = a.Reason
+	}
+	for sig, c := range l.counts {
+		s.Signals[name(sig)] = *c
+	}
+	for _, p := range Phases {
+		s.Order = append(s.Order, p.String())
+		spent := l.spent[p]
+		if p == l.phase {
+			spent += now.Sub(l.since)
+		}
+		s.Phases[p.String()] = spent.Seconds()
+	}
+	if l.LogDropped != nil {
+		s.Dropped = l.LogDropped()
+	}
+	if l.Refused != nil {
+		malformed, foreign := l.Refused()
+		s.Notify = &health.Notify{Malformed: malformed, Foreign: foreign}
+	}
+	if !l.t0.IsZero() {
+		s.Stop = l.stopStatus()
+	}
+	if l.verdicts != nil {
+		v := l.verdict
+		s.Clients = &health.Clients{Known: v.Known, Open: v.Open, InFlight: v.InFlight, Queued: v.Queued, Rate: v.Rate}
+	}
+	return s
+}
+
+func (l *loop) stopStatus() *health.Stop {
+	s := &health.Stop{T0: l.t0, AskedBy: l.askedBy, ForwardBy: l.forwardBy(), KillAt: l.killAt(),
+		MayForward: l.clear || l.phase > Draining, Signal: name(l.stopSignal()), Why: l.why}
+	if !l.forwarded.IsZero() {
+		s.Forwarded = &l.forwarded
+	}
+	if l.phase == Draining && !l.clear {
+		s.WaitingFor = l.verdict.Waiting
+	}
+	return s
+}
