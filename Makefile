@@ -9,7 +9,7 @@ GO ?= go
 # no use for, it is 0.4 MB smaller.
 BUILD = CGO_ENABLED=0 $(GO) build -trimpath -tags nethttpomithttp2 -ldflags '-s -w'
 
-STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: drainit demo test lint fuzz clean
 
