@@ -4,5 +4,6 @@ go 1.26.0
 
 require (
 	github.com/kelseyhightower/envconfig v1.4.0 // indirect
+	github.com/rogpeppe/go-internal v1.16.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 )

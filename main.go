@@ -89,8 +89,7 @@ func supervise(command []string) int {
 
 	r := &runner{config: config, log: log, stderr: stderr, gate: new(health.Gate)}
 	if err := r.listen(); err != nil {
-		return give(stderr, config.TerminationLog.value, "can't listen on DRAINIT_HEALTH_ADDR: "+err.Error(),
-			"free the port, or set DRAINIT_HEALTH_ADDR to another or to off", codeError)
+		return give(stderr, config.TerminationLog.value, err.Error(), "", codeError)
 	}
 	if os.Getpid() != 1 {
 		if err := reaper.Subreap(); err != nil {
@@ -119,7 +118,7 @@ func (r *runner) listen() error {
 	if addr := r.config.HealthAddr.value; addr != "off" {
 		s, err := health.Listen(addr)
 		if err != nil {
-			return err
+			return &problem{"DRAINIT_HEALTH_ADDR", addr, "can't listen there: " + err.Error(), "free the port, or set another, or off"}
 		}
 		s.Gate = r.gate
 		r.server = s
@@ -129,10 +128,8 @@ func (r *runner) listen() error {
 		options.OwnPort, options.OwnAccepts = r.server.Port(), r.server.Accepted
 	}
 	r.counter = sockets.New(options)
-	if l, err := notify.Listen(os.Getpid()); err != nil {
-		r.log.Warn("no notify socket for the child", "error", err)
-	} else {
-		r.notify = l
+	if err := r.listenNotify(); err != nil {
+		return err
 	}
 	if addr := os.Getenv("NOTIFY_SOCKET"); addr != "" {
 		if u, err := notify.Dial(addr); err != nil {
@@ -140,6 +137,30 @@ func (r *runner) listen() error {
 		} else {
 			r.upstream = u
 		}
+	}
+	return nil
+}
+
+// listenNotify opens the child's NOTIFY_SOCKET. A path in /dev/shm, which is a
+// tmpfs and writable also where the disk is not, is understood by every sender.
+// An abstract name is not: Ruby's (Puma, Sidekiq) takes it for a file and fails
+// at boot, so it is used only for who asked for the protocol.
+func (r *runner) listenNotify() (err error) {
+	if r.notify, err = notify.ListenIn("/dev/shm", os.Getpid()); err == nil {
+		return nil
+	}
+	wanted := r.config.ReadyCheck.value == "notify"
+	if !wanted && r.config.Watchdog.Duration == 0 {
+		r.notify = nil
+		r.log.Debug("no notify socket for the child", "error", err)
+		return nil
+	}
+	if r.notify, err = notify.Listen(os.Getpid()); err != nil {
+		r.notify = nil
+		if wanted {
+			return &problem{"DRAINIT_READY_CHECK", "notify", "no notify socket can be made: " + err.Error(), "use listen, tcp:// or http://"}
+		}
+		r.log.Warn("no notify socket for the child, and so no watchdog", "error", err)
 	}
 	return nil
 }
