@@ -1,0 +1,253 @@
+package sockets
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TCP states, as include/net/tcp_states.h numbers them.
+const (
+	stEstablished = 1
+	stFinWait1    = 4
+	stFinWait2    = 5
+	stTimeWait    = 6
+	stClose       = 7
+	stCloseWait   = 8
+	stLastAck     = 9
+	stListen      = 10
+	stClosing     = 11
+)
+
+// maskOpen is every state a full socket with a peer can be in. A socket that is in none of them any more
+// has been destroyed, and its end was announced.
+const (
+	maskOpen     = 1<<stEstablished | 1<<stFinWait1 | 1<<stFinWait2 | 1<<stCloseWait | 1<<stLastAck | 1<<stClosing
+	maskListen   = 1 << stListen
+	maskTimeWait = 1 << stTimeWait
+)
+
+const (
+	sockDiagByFamily = 20
+	diagReqLen       = unix.NLMSG_HDRLEN + 56
+	diagMsgLen       = 72
+	attrInfo         = 2  // INET_DIAG_INFO
+	attrCgroup       = 21 // INET_DIAG_CGROUP_ID
+)
+
+// socket is one TCP socket as the kernel describes it. Times are how long ago something happened.
+type socket struct {
+	state    uint8
+	local    uint16
+	peerPort uint16
+	peer     netip.Addr
+	self     bool   // the peer has this machine's end's address: a client in the same network namespace
+	cookie   uint64 // unique while the machine is up; the inode, where there is no cookie
+	inode    uint32 // 0 until accepted
+	rqueue   uint32 // unread bytes; of a listener, connections waiting to be accepted
+	wqueue   uint32 // bytes unsent or unacknowledged
+	expires  time.Duration
+	cgroup   uint64
+
+	info       bool // what follows is known
+	sentAgo    time.Duration
+	recvAgo    time.Duration
+	ackAgo     time.Duration
+	sent, recv uint64 // bytes
+	segsOut    uint32
+	segsIn     uint32
+	dataOut    uint32
+	dataIn     uint32
+}
+
+var (
+	errTruncated   = errors.New("message truncated")
+	errInterrupted = errors.New("dump interrupted")
+	errOverrun     = errors.New("dump lost in a full receive buffer")
+)
+
+// appendRequest appends a dump request for the TCP sockets of a family, in the states of the mask, with the
+// local port if it is not 0, with their tcp_info if info is set.
+func appendRequest(b []byte, seq uint32, family uint8, states uint32, port uint16, info bool) []byte {
+	n := len(b)
+	b = append(b, make([]byte, diagReqLen)...)
+	r := b[n:]
+	binary.NativeEndian.PutUint32(r[0:], diagReqLen)
+	binary.NativeEndian.PutUint16(r[4:], sockDiagByFamily)
+	binary.NativeEndian.PutUint16(r[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	binary.NativeEndian.PutUint32(r[8:], seq)
+	r[16] = family
+	r[17] = unix.IPPROTO_TCP
+	if info {
+		r[18] = 1 << (attrInfo - 1)
+	}
+	binary.NativeEndian.PutUint32(r[20:], states)
+	binary.BigEndian.PutUint16(r[24:], port)
+	return b
+}
+
+// decodeDump decodes one datagram of a dump and hands each socket to see, which must not keep the pointer.
+// done is true at the dump's last message. Any doubt about completeness is an error: a partial dump must
+// never pass for a small one. Messages of another sequence number are remains of a dump given up, and skipped.
+func decodeDump(b []byte, seq uint32, see func(*socket)) (done bool, err error) {
+	var s socket
+	for len(b) > 0 {
+		typ, flags, mseq, body, rest, err := nextMessage(b)
+		if err != nil {
+			return false, err
+		}
+		b = rest
+		if mseq != seq {
+			continue
+		}
+		if flags&unix.NLM_F_DUMP_INTR != 0 {
+			return false, errInterrupted
+		}
+		switch typ {
+		case unix.NLMSG_NOOP:
+		case unix.NLMSG_OVERRUN:
+			return false, errOverrun
+		case unix.NLMSG_ERROR:
+			return false, messageError(body)
+		case unix.NLMSG_DONE:
+			// The body, where there is one, is the dump's own return code.
+			if len(body) >= 4 {
+				if code := int32(binary.NativeEndian.Uint32(body)); code < 0 {
+					return false, unix.Errno(-code)
+				}
+			}
+			return true, nil
+		case sockDiagByFamily:
+			if err := decodeSocket(body, &s); err != nil {
+				return false, err
+			}
+			see(&s)
+		default:
+			return false, fmt.Errorf("unexpected message type %d", typ)
+		}
+	}
+	return false, nil
+}
+
+// decodeEvents decodes a datagram of the destroy groups. What can't be understood is an error, and the
+// caller has to assume that arrivals were lost with it.
+func decodeEvents(b []byte, see func(*socket)) error {
+	var s socket
+	for len(b) > 0 {
+		typ, _, _, body, rest, err := nextMessage(b)
+		if err != nil {
+			return err
+		}
+		b = rest
+		if typ != sockDiagByFamily {
+			continue
+		}
+		if err := decodeSocket(body, &s); err != nil {
+			return err
+		}
+		see(&s)
+	}
+	return nil
+}
+
+func nextMessage(b []byte) (typ, flags uint16, seq uint32, body, rest []byte, err error) {
+	if len(b) < unix.NLMSG_HDRLEN {
+		return 0, 0, 0, nil, nil, errTruncated
+	}
+	n := binary.NativeEndian.Uint32(b)
+	if n < unix.NLMSG_HDRLEN || uint64(n) > uint64(len(b)) {
+		return 0, 0, 0, nil, nil, errTruncated
+	}
+	typ = binary.NativeEndian.Uint16(b[4:])
+	flags = binary.NativeEndian.Uint16(b[6:])
+	seq = binary.NativeEndian.Uint32(b[8:])
+	body = b[unix.NLMSG_HDRLEN:n]
+	next := (uint64(n) + 3) &^ 3
+	if next > uint64(len(b)) {
+		next = uint64(len(b)) // the last message need not be padded
+	}
+	return typ, flags, seq, body, b[next:], nil
+}
+
+func messageError(body []byte) error {
+	if len(body) < 4 {
+		return errTruncated
+	}
+	code := int32(binary.NativeEndian.Uint32(body))
+	if code >= 0 {
+		return errors.New("acknowledgement in place of a dump")
+	}
+	return unix.Errno(-code)
+}
+
+// decodeSocket decodes an inet_diag_msg and its attributes. Everything in s is overwritten.
+func decodeSocket(b []byte, s *socket) error {
+	if len(b) < diagMsgLen {
+		return errTruncated
+	}
+	*s = socket{
+		state:    b[1],
+		local:    binary.BigEndian.Uint16(b[4:]),
+		peerPort: binary.BigEndian.Uint16(b[6:]),
+		cookie:   uint64(binary.NativeEndian.Uint32(b[44:])) | uint64(binary.NativeEndian.Uint32(b[48:]))<<32,
+		expires:  time.Duration(binary.NativeEndian.Uint32(b[52:])) * time.Millisecond,
+		rqueue:   binary.NativeEndian.Uint32(b[56:]),
+		wqueue:   binary.NativeEndian.Uint32(b[60:]),
+		inode:    binary.NativeEndian.Uint32(b[68:]),
+	}
+	switch b[0] {
+	case unix.AF_INET:
+		s.peer = netip.AddrFrom4([4]byte(b[24:28]))
+		s.self = [4]byte(b[8:12]) == [4]byte(b[24:28])
+	case unix.AF_INET6:
+		s.peer = netip.AddrFrom16([16]byte(b[24:40])).Unmap()
+		s.self = [16]byte(b[8:24]) == [16]byte(b[24:40])
+	}
+	for b = b[diagMsgLen:]; len(b) > 0; {
+		if len(b) < 4 {
+			return errTruncated
+		}
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < 4 || n > len(b) {
+			return errTruncated
+		}
+		v := b[4:n]
+		switch binary.NativeEndian.Uint16(b[2:]) {
+		case attrInfo:
+			decodeInfo(v, s)
+		case attrCgroup:
+			if len(v) >= 8 {
+				s.cgroup = binary.NativeEndian.Uint64(v)
+			}
+		}
+		b = b[min((n+3)&^3, len(b)):]
+	}
+	return nil
+}
+
+// decodeInfo takes what is needed from a struct tcp_info. It has grown over the years: a kernel without
+// data_segs_out (before 4.6) tells too little to know what is in flight, and leaves info false; one without
+// bytes_sent (before 4.19) has bytes_acked, which says the same once nothing is in the write queue.
+func decodeInfo(v []byte, s *socket) {
+	if len(v) < 160 {
+		return
+	}
+	ms := func(at int) time.Duration {
+		return time.Duration(binary.NativeEndian.Uint32(v[at:])) * time.Millisecond
+	}
+	s.info = true
+	s.sentAgo, s.recvAgo, s.ackAgo = ms(44), ms(52), ms(56)
+	s.sent = binary.NativeEndian.Uint64(v[120:])
+	s.recv = binary.NativeEndian.Uint64(v[128:])
+	s.segsOut = binary.NativeEndian.Uint32(v[136:])
+	s.segsIn = binary.NativeEndian.Uint32(v[140:])
+	s.dataIn = binary.NativeEndian.Uint32(v[152:])
+	s.dataOut = binary.NativeEndian.Uint32(v[156:])
+	if len(v) >= 208 {
+		s.sent = binary.NativeEndian.Uint64(v[200:])
+	}
+}

@@ -1,0 +1,170 @@
+package sockets
+
+import (
+	"errors"
+	"fmt"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// netlink is a NETLINK_SOCK_DIAG socket and the buffer it reads into. It is used by one goroutine.
+type netlink struct {
+	fd  int
+	seq uint32
+	req []byte
+	buf []byte
+
+	// recv is recvfrom; tests put faults in its place.
+	recv func(fd int, b []byte) (n int, err error)
+}
+
+// The kernel fills a dump's datagrams up to the size of the buffer they are read with, 32 KiB at most.
+const bufferSize = 32 << 10
+
+// A dump's datagrams are made as they are asked for; one that does not come within this time does not come.
+const receiveTimeout = time.Second
+
+func openNetlink() (*netlink, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	tv := unix.NsecToTimeval(int64(receiveTimeout))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open netlink: receive timeout: %w", err)
+	}
+	return &netlink{fd: fd, buf: make([]byte, bufferSize), recv: receive}, nil
+}
+
+func (n *netlink) close() {
+	if n != nil {
+		unix.Close(n.fd)
+	}
+}
+
+// dump hands to see every TCP socket, of both families, in the states of the mask and of the port, if one
+// is given. An error means that nothing it has seen may be relied on.
+func (n *netlink) dump(states uint32, port uint16, info bool, see func(*socket)) error {
+	// A dual-stack listener's IPv4 clients are AF_INET6 sockets: both families, always.
+	for _, family := range [...]uint8{unix.AF_INET, unix.AF_INET6} {
+		err := n.dumpFamily(family, states, port, info, see)
+		if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
+			return nil // a kernel without IPv6 answers so, and has no such sockets
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *netlink) dumpFamily(family uint8, states uint32, port uint16, info bool, see func(*socket)) error {
+	n.seq++
+	n.req = appendRequest(n.req[:0], n.seq, family, states, port, info)
+	err := retry(func() error {
+		return unix.Sendto(n.fd, n.req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	})
+	if err != nil {
+		return fmt.Errorf("ask for sockets: %w", err)
+	}
+	for {
+		got, err := n.recv(n.fd, n.buf)
+		if err != nil {
+			return fmt.Errorf("read sockets: %w", err)
+		}
+		if got == 0 || got > len(n.buf) {
+			return fmt.Errorf("read sockets: %w", errTruncated)
+		}
+		done, err := decodeDump(n.buf[:got], n.seq, see)
+		if err != nil {
+			return fmt.Errorf("read sockets: %w", err)
+		}
+		if done {
+			return nil
+		}
+	}
+}
+
+// receive reads a datagram; n is its own length, even if b was too short for it. It is unix.Recvfrom but for
+// the address, which would be an allocation each time.
+func receive(fd int, b []byte) (n int, err error) {
+	for {
+		r, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))),
+			uintptr(len(b)), unix.MSG_TRUNC, 0, 0)
+		switch errno {
+		case 0:
+			return int(r), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+func retry(f func() error) error {
+	for {
+		if err := f(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// The groups in which the kernel announces each TCP socket that is destroyed, with its tcp_info: so even a
+// connection that lived for a millisecond is seen, with its peer and its byte counts. Receiving needs no
+// privilege. (SKNLGRP_INET_TCP_DESTROY and its sibling, numbered from 1.)
+const destroyGroups = 1<<(1-1) | 1<<(3-1)
+
+// Room for about two thousand announcements (each charged ~1 KiB), and the kernel doubles what it is asked for.
+// Above the limit in net.core.rmem_max it is cut to that, silently.
+const eventBuffer = 1 << 20
+
+// events is a subscription to the ends of TCP sockets.
+type events struct {
+	fd   int
+	buf  []byte
+	recv func(fd int, b []byte) (n int, err error)
+}
+
+func openEvents() (*events, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, eventBuffer)
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: destroyGroups}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("subscribe to the ends of connections: %w", err)
+	}
+	return &events{fd: fd, buf: make([]byte, 8<<10), recv: receive}, nil
+}
+
+func (e *events) close() {
+	if e != nil {
+		unix.Close(e.fd)
+	}
+}
+
+// drain hands what has come to see, without waiting. lost is true when some of it was dropped on the way.
+func (e *events) drain(see func(*socket)) (lost bool) {
+	for {
+		n, err := e.recv(e.fd, e.buf)
+		switch {
+		case err == unix.EAGAIN:
+			return lost
+		case err == unix.ENOBUFS:
+			lost = true // reported once; the queue that follows is good
+			continue
+		case err != nil:
+			return true
+		case n == 0, n > len(e.buf):
+			lost = true
+			continue
+		}
+		if decodeEvents(e.buf[:n], see) != nil {
+			lost = true
+		}
+	}
+}

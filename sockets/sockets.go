@@ -1,0 +1,323 @@
+// Package sockets tells from the kernel's own tables whether clients of the child still arrive, wait, or
+// are being served. It needs neither privilege nor the child's help, makes no connection, and before a stop
+// begins reads nothing but one small file, when somebody asks.
+//
+//	                     every 100 ms after t0
+//	sock_diag ── listeners ──► accept queue ─┐
+//	          ── connections ─► judge ───────┼──► Verdict
+//	          ── ends of them ┐              │
+//	snmp ──── PassiveOpens ───┴► arrivals ───┘
+//
+// The invariant: a count that failed, or may be incomplete, is unknown and never zero. Whatever can't be
+// decided is decided for waiting, which the caller bounds.
+//
+// Decoding (diag.go, proc.go) and judging (judge.go, arrivals.go, probes.go) are pure: they are told what
+// was seen and when. The rest reads. The netlink framing is written out since it is a few dozen lines here,
+// where mdlayher/netlink with its dependencies would add 0.3 MB to the binary, and allocate for each message.
+//
+// It does not see UDP, QUIC and Unix sockets; nor what is inside a connection: requests in flight are
+// deduced from bytes, queues and times.
+package sockets
+
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Until is what to wait for. Each includes the one before it.
+type Until string
+
+const (
+	Window Until = "window" // nothing
+	Quiet  Until = "quiet"  // no client has arrived for a while, and none waits to be accepted
+	Idle   Until = "idle"   // and no request is in flight
+	Closed Until = "closed" // and no connection is open
+)
+
+// Options says what is the child's. The zero value takes every listener in the network namespace that isn't
+// known to be a neighbour's for the child's.
+type Options struct {
+	// Ports are the child's. Nil finds them.
+	Ports []uint16
+	// OwnPort is where drainit itself listens; 0 if nowhere.
+	OwnPort uint16
+	// OwnAccepts returns how many connections drainit itself has accepted. It may be nil.
+	OwnAccepts func() uint64
+	// Dials returns how many connections drainit itself has made to the child's ports, counted before each
+	// is begun. It may be nil.
+	Dials func() uint64
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// Verdict is what one look at the tables tells.
+type Verdict struct {
+	// Met: the condition holds in this instant. The Verdict is offered in that instant only.
+	Met bool
+	// Blind: counting has failed for seconds, or is impossible. The window alone decides.
+	Blind bool
+	// Err is why this look failed; nothing below is known then.
+	Err error
+	// Known: the numbers below are real.
+	Known bool
+	// Open are the connections of the child's ports, InFlight those of them with a request in flight, and
+	// Queued those that wait to be accepted.
+	Open, InFlight, Queued int
+	// Rate is how many connections per second arrived before t0, but those of known probers.
+	Rate float64
+	// Quiet is how long no client must have arrived, and QuietFor how long none has.
+	Quiet, QuietFor time.Duration
+	// Waiting says for the log what is waited for. It is empty if Met.
+	Waiting string
+}
+
+// Counter counts the child's clients. Its methods may be called from several goroutines.
+type Counter struct {
+	options Options
+	log     *slog.Logger
+
+	mu       sync.Mutex
+	owner    owner
+	ports    []uint16 // all that have ever been the child's, sorted
+	readings []reading
+	fellBack bool // to /proc
+	slow     bool
+	snmp     []byte
+
+	// Tests put faults in their place.
+	openNetlink func() (*netlink, error)
+	openEvents  func() (*events, error)
+	tables      func(buf []byte, see func(*socket)) ([]byte, error)
+	opens       func(buf []byte) (uint64, []byte, error)
+}
+
+// New returns a Counter that has read nothing yet but PassiveOpens.
+func New(o Options) *Counter {
+	c := &Counter{
+		options:     o,
+		log:         o.Log,
+		owner:       owner{ports: o.Ports, own: o.OwnPort},
+		openNetlink: openNetlink,
+		openEvents:  openEvents,
+		tables:      tables,
+		opens:       readOpens,
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.Note()
+	return c
+}
+
+func readOpens(buf []byte) (uint64, []byte, error) {
+	buf, err := readFile("/proc/net/snmp", buf)
+	if err != nil {
+		return 0, buf, err
+	}
+	n, err := passiveOpens(buf)
+	return n, buf, err
+}
+
+// Listening returns the ports the child listens on now, sorted. The child closes them later: what has been
+// seen once is remembered for Watch.
+func (c *Counter) Listening() ([]uint16, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.view()
+	defer v.close()
+	mine, _, err := v.listeners()
+	if err != nil {
+		return nil, err
+	}
+	ports := make([]uint16, 0, len(mine))
+	for _, l := range mine {
+		ports = append(ports, l.port)
+	}
+	slices.Sort(ports)
+	ports = slices.Compact(ports)
+	c.remember(ports)
+	return ports, nil
+}
+
+func (c *Counter) remember(ports []uint16) {
+	for _, p := range ports {
+		if i, found := slices.BinarySearch(c.ports, p); !found {
+			c.ports = slices.Insert(c.ports, i, p)
+		}
+	}
+}
+
+// reading is one of PassiveOpens, less what was drainit's own.
+type reading struct {
+	at    time.Time
+	opens uint64
+}
+
+const (
+	// Readings are taken at this pace at most for a while, so that a short life has its rate too; and then
+	// less often: the file costs the kernel some 40 µs, and a minute of idling has 1 ms.
+	firstPace, firstReadings = time.Second, 8
+	laterPace                = 5 * time.Second
+	// Nobody in less than this need not mean nobody.
+	shortHistory = 10 * time.Second
+	// The rate at t0 is that of this long before it.
+	history = time.Minute
+)
+
+// Note takes a reading of the arrivals counter, if it is time for one. It is meant to be called whenever
+// drainit is awake anyway, as for a readiness probe, and wakes nobody by itself.
+func (c *Counter) Note() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pace := laterPace
+	if len(c.readings) < firstReadings {
+		pace = firstPace
+	}
+	now := time.Now()
+	if n := len(c.readings); n > 0 && now.Sub(c.readings[n-1].at) < pace {
+		return
+	}
+	c.read(now)
+}
+
+func (c *Counter) read(now time.Time) (reading, error) {
+	own := c.own()
+	opens, buf, err := c.opens(c.snmp)
+	c.snmp = buf
+	if err != nil {
+		return reading{}, err
+	}
+	r := reading{now, opens - min(own, opens)}
+	c.readings = append(c.readings, r)
+	// One that is older than the history is kept: it may be all there is.
+	for len(c.readings) > 2 && now.Sub(c.readings[1].at) > history {
+		c.readings = slices.Delete(c.readings, 0, 1)
+	}
+	return r, nil
+}
+
+// own is how many connections were drainit's.
+func (c *Counter) own() (n uint64) {
+	if c.options.OwnAccepts != nil {
+		n += c.options.OwnAccepts()
+	}
+	if c.options.Dials != nil {
+		n += c.options.Dials()
+	}
+	return n
+}
+
+// rate is the arrival rate before now, and the time it was counted over; 0 if there are no two readings.
+func (c *Counter) rate(now time.Time) (float64, time.Duration) {
+	last, err := c.read(now)
+	if err != nil || len(c.readings) < 2 {
+		return 0, 0
+	}
+	first := c.readings[0]
+	span := last.at.Sub(first.at)
+	if span < firstPace || last.opens < first.opens || last.opens == first.opens && span < shortHistory {
+		return 0, 0
+	}
+	return float64(last.opens-first.opens) / span.Seconds(), span
+}
+
+// Slow drops Watch to one look per second, for when there is nothing left to decide.
+func (c *Counter) Slow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slow = true
+}
+
+func (c *Counter) slowed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slow
+}
+
+// view is one way to the tables: by netlink, or if that is closed by /proc. It is used under the lock.
+type view struct {
+	c   *Counter
+	nl  *netlink
+	buf []byte
+	all []listener
+}
+
+func (c *Counter) view() *view { return &view{c: c} }
+
+func (v *view) close() {
+	v.nl.close()
+	v.nl = nil
+}
+
+// denied reports whether an error means that there is no way, rather than that it failed.
+func denied(err error) bool {
+	for _, e := range [...]error{unix.EPERM, unix.EACCES, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT,
+		unix.ESOCKTNOSUPPORT, unix.ENOSYS, unix.ENOENT, unix.EOPNOTSUPP} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// each hands every socket in the states of the mask to see, from where that can be had.
+func (v *view) each(states uint32, port uint16, info bool, see func(*socket)) error {
+	if !v.c.fellBack {
+		err := v.ask(states, port, info, see)
+		if err == nil || !denied(err) {
+			return err
+		}
+		v.c.fellBack = true
+		v.close()
+		v.c.log.Warn("the kernel won't list sockets by netlink; reading /proc/net/tcp, which tells less: "+
+			"a request in flight is seen only while its bytes are queued", "err", err)
+	}
+	var err error
+	v.buf, err = v.c.tables(v.buf, func(s *socket) {
+		if states&(1<<s.state) != 0 && (port == 0 || s.local == port) {
+			see(s)
+		}
+	})
+	return err
+}
+
+func (v *view) ask(states uint32, port uint16, info bool, see func(*socket)) error {
+	if v.nl == nil {
+		nl, err := v.c.openNetlink()
+		if err != nil {
+			return err
+		}
+		v.nl = nl
+	}
+	err := v.nl.dump(states, port, info, see)
+	if err != nil {
+		// A dump given up may still have datagrams under way; a new socket has none.
+		v.close()
+	}
+	return err
+}
+
+// listeners returns the child's listeners, and whether there are others.
+func (v *view) listeners() (mine []listener, foreign bool, err error) {
+	v.all = v.all[:0]
+	err = v.each(maskListen, 0, false, func(s *socket) {
+		if v.c.options.OwnPort != 0 && s.local == v.c.options.OwnPort && !v.c.owner.asked && s.cgroup != 0 {
+			v.c.owner.cgroup, v.c.owner.asked = s.cgroup, true
+		}
+		v.all = append(v.all, listener{s.local, s.rqueue, s.inode, s.cgroup})
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	var self func() uint64
+	if v.nl != nil {
+		self = func() uint64 { return ownCgroup(v.nl) }
+	}
+	mine, foreign = v.c.owner.split(v.all, self)
+	return mine, foreign, nil
+}
