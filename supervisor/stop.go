@@ -36,6 +36,10 @@ func (l *loop) signal(sig unix.Signal) {
 		l.skip()
 	case l.stops(sig):
 		l.stop(sig)
+	case l.prestop && slices.Contains(l.StopOn, sig):
+		// forward_by or skip has sent it: a second one would mean "now".
+		l.prestop = false
+		l.Log.Info("the stop signal has come after prestop, and was forwarded before", "signal", name(sig))
 	default:
 		l.pass(sig)
 	}
@@ -177,7 +181,7 @@ func (l *loop) drained(now time.Time) {
 		l.forward(why)
 		return
 	}
-	if !l.clear && !now.Before(l.clearAt()) {
+	if at := l.clearAt(); !l.clear && !at.IsZero() && !now.Before(at) {
 		l.clear = true
 		l.why = "window"
 		if l.prestop {

@@ -142,6 +142,7 @@ type loop struct {
 	declined   string        // RELOADING=1 or STOPPING=1, until the next READY=1
 	held       bool          // drainit drain
 	started    bool          // has been ready once
+	announced  bool          // to Upstream; a drain may have kept the first time from it
 	text       string        // the child's last STATUS=
 	logged     health.Answer // what the log was told last
 	watchdog   time.Time     // when the next WATCHDOG=1 is overdue; zero: not armed
@@ -265,9 +266,10 @@ func (l *loop) transition(e event) {
 	l.since = now
 	switch l.phase {
 	case Ready:
-		if !l.started && l.Upstream != nil {
+		if !l.announced && l.Upstream != nil {
 			l.Upstream.Send(notify.Message{Ready: true})
 		}
+		l.announced = true
 		l.started = true
 	case Unready:
 		l.started = true
@@ -392,6 +394,7 @@ func (l *loop) reap() {
 // ORPHAN_GRACE, once.
 func (l *loop) leave() {
 	l.transition(childExited)
+	l.tell() // UNREADY_DELAY is over, even if the phase was stopping before
 	if l.none || !l.orphanBy.IsZero() || l.Timeline.OrphanGrace == 0 {
 		return
 	}

@@ -1,0 +1,320 @@
+package supervisor
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/drainit/drainit/health"
+	"github.com/drainit/drainit/notify"
+	"github.com/drainit/drainit/reaper"
+	"github.com/drainit/drainit/sockets"
+	"golang.org/x/sys/unix"
+)
+
+// Wait statuses as wait4(2) encodes them.
+func exitedWith(code int) unix.WaitStatus       { return unix.WaitStatus(code << 8) }
+func killedBy(sig unix.Signal) unix.WaitStatus  { return unix.WaitStatus(sig) }
+func stoppedBy(sig unix.Signal) unix.WaitStatus { return unix.WaitStatus(0x7f | int(sig)<<8) }
+
+const continued unix.WaitStatus = 0xffff
+
+// budget is the timeline of the defaults: forward at 5s, at 18s at the latest,
+// SIGKILL at 28s.
+var budget = Timeline{Grace: 30 * time.Second, Window: 5 * time.Second, Reserve: 10 * time.Second,
+	Margin: 2 * time.Second, OrphanGrace: 5 * time.Second}
+
+// process is how a fake process behaves.
+type process struct {
+	on       unix.Signal     // ends on this signal; 0: SIGTERM
+	after    time.Duration   // so much later
+	status   unix.WaitStatus // with this
+	stubborn bool            // ends on no signal but SIGKILL
+	immortal bool            // nor on that
+}
+
+// act is something that happens at an instant: a unix.Signal, health.Result,
+// notify.Message, sockets.Verdict, unix.WaitStatus (of the child) or func().
+type act struct {
+	at   time.Duration
+	what any
+}
+
+// setup is what is there when a run begins.
+type setup struct {
+	child    process
+	orphans  []process
+	terminal bool
+	batch    int // how many exits Reap collects at once; 0: all
+	panics   int // so many calls of Signal panic; negative: all
+}
+
+// world is the operating system and everybody else, as a run sees them. What
+// the run does is recorded with its instant.
+type world struct {
+	setup
+	start   time.Time
+	options Options
+	done    chan struct{}
+	steps   int
+
+	signals   chan unix.Signal
+	children  chan struct{}
+	readiness chan health.Result
+	notices   chan notify.Message
+	asks      chan chan<- health.Status
+	verdicts  chan sockets.Verdict
+
+	mu      sync.Mutex
+	record  []string
+	alive   map[int]process
+	leaving map[int]bool
+	pending []reaper.Exit
+	ready   bool
+}
+
+const childPID = 100
+
+// newWorld is to be called in the bubble.
+func newWorld(s setup) *world {
+	w := &world{setup: s, start: time.Now(), done: make(chan struct{})}
+	w.signals, w.children = make(chan unix.Signal), make(chan struct{}, 1)
+	w.readiness, w.notices = make(chan health.Result), make(chan notify.Message)
+	w.asks, w.verdicts = make(chan chan<- health.Status), make(chan sockets.Verdict)
+	w.alive, w.leaving = map[int]process{childPID: w.child}, map[int]bool{}
+	for i, o := range w.orphans {
+		w.alive[childPID+1+i] = o
+	}
+	w.options = Options{
+		Timeline: budget, Until: sockets.Window, StopOn: []unix.Signal{unix.SIGTERM, unix.SIGINT},
+		Signals: w.signals, Children: w.children, Readiness: w.readiness, Notices: w.notices, Asks: w.asks,
+		System: w, Clients: w, Gate: new(health.Gate), Log: slog.New(slog.DiscardHandler),
+	}
+	return w
+}
+
+func (w *world) now() time.Duration { return time.Since(w.start) }
+
+func (w *world) note(what string, a ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.record = append(w.record, w.now().String()+" "+fmt.Sprintf(what, a...))
+}
+
+// run drives the loop as Run does, and looks at the gate after each step.
+func (w *world) run(acts []act) Outcome {
+	go w.perform(acts)
+	l := newLoop(w.options)
+	defer l.timer.Stop()
+	for done := false; !done; w.steps++ {
+		done = l.step()
+		if ready := w.options.Gate.Get().Ready; ready != w.ready {
+			w.ready = ready
+			w.note("%s", map[bool]string{true: "ready", false: "not ready"}[ready])
+		}
+	}
+	if l.unwatch != nil {
+		close(l.unwatch)
+	}
+	o := l.outcome()
+	w.note("end %d", o.Code)
+	close(w.done)
+	return o
+}
+
+// perform does what others do, until there is nobody left to do it to.
+func (w *world) perform(acts []act) {
+	for _, a := range acts {
+		select {
+		case <-time.After(a.at - w.now()):
+		case <-w.done:
+			return
+		}
+		switch what := a.what.(type) {
+		case unix.Signal:
+			offer(w, w.signals, what)
+		case health.Result:
+			offer(w, w.readiness, what)
+		case notify.Message:
+			offer(w, w.notices, what)
+		case sockets.Verdict:
+			offer(w, w.verdicts, what)
+		case unix.WaitStatus:
+			w.changes(childPID, what)
+		case func():
+			what()
+		default:
+			panic(fmt.Sprintf("no such act: %T", what))
+		}
+		// What one act brought about comes before the next.
+		synctest.Wait()
+	}
+}
+
+func offer[T any](w *world, c chan<- T, v T) {
+	select {
+	case c <- v:
+	case <-w.done:
+	}
+}
+
+// changes has a process exit, stop or go on.
+func (w *world) changes(pid int, status unix.WaitStatus) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.alive[pid]; !ok {
+		return
+	}
+	if status.Exited() || status.Signaled() {
+		delete(w.alive, pid)
+	}
+	w.pending = append(w.pending, reaper.Exit{PID: pid, Status: status})
+	select {
+	case w.children <- struct{}{}:
+	default:
+	}
+}
+
+// take has the process act on a signal.
+func (w *world) take(pid int, sig unix.Signal) {
+	w.mu.Lock()
+	p, ok := w.alive[pid]
+	on := p.on
+	if on == 0 {
+		on = unix.SIGTERM
+	}
+	ends := ok && sig == on && !p.stubborn && !p.immortal && !w.leaving[pid]
+	if ends {
+		w.leaving[pid] = true
+	}
+	w.mu.Unlock()
+	switch {
+	case sig == unix.SIGKILL && ok && !p.immortal:
+		w.changes(pid, killedBy(unix.SIGKILL))
+	case ends && p.after == 0:
+		w.changes(pid, p.status)
+	case ends:
+		time.AfterFunc(p.after, func() { w.changes(pid, p.status) })
+	}
+}
+
+// The System.
+
+func (w *world) PID() int { return childPID }
+
+func (w *world) Signal(sig unix.Signal) error {
+	if w.panics != 0 {
+		w.panics--
+		panic("a bug in Signal")
+	}
+	w.note("%s", name(sig))
+	w.take(childPID, sig)
+	return nil
+}
+
+func (w *world) SignalRest(sig unix.Signal) {
+	w.note("%s to the rest", name(sig))
+	w.mu.Lock()
+	pids := slices.Sorted(maps.Keys(w.alive))
+	w.mu.Unlock()
+	for _, pid := range pids {
+		w.take(pid, sig)
+	}
+}
+
+func (w *world) Left() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.alive)
+}
+
+func (w *world) Reap(exits []reaper.Exit) ([]reaper.Exit, reaper.State) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := len(w.pending)
+	if w.batch > 0 && n > w.batch {
+		exits = append(exits, w.pending[:w.batch]...)
+		w.pending = w.pending[w.batch:]
+		return exits, reaper.More
+	}
+	exits = append(exits, w.pending...)
+	w.pending = nil
+	if len(w.alive) == 0 {
+		return exits, reaper.None
+	}
+	return exits, reaper.Waiting
+}
+
+func (w *world) Terminal() bool         { return w.terminal }
+func (w *world) Suspend(by unix.Signal) { w.note("suspend by %s", name(by)) }
+func (w *world) Resume()                { w.note("resume") }
+
+// The Clients.
+
+func (w *world) Watch(done <-chan struct{}, until sockets.Until) <-chan sockets.Verdict {
+	w.note("watch until %s", until)
+	out := make(chan sockets.Verdict)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case <-done:
+				return
+			case v := <-w.verdicts:
+				if v.Waiting == gone {
+					return
+				}
+				select {
+				case out <- v:
+				case <-done:
+					return
+				}
+			}
+		}
+	}()
+	return out
+}
+
+func (w *world) Slow() { w.note("watch rarely") }
+
+// gone makes the watcher give up.
+const gone = "the watcher ends here"
+
+// upstream records what the service manager above is told.
+type upstream struct{ *world }
+
+func (u upstream) Send(m notify.Message) error {
+	switch {
+	case m.Ready:
+		u.note("upstream READY")
+	case m.Stopping:
+		u.note("upstream STOPPING")
+	case m.HasStatus:
+		u.note("upstream STATUS=%s", m.Status)
+	}
+	return nil
+}
+
+// ask fetches the status, as /statusz does.
+func (w *world) ask() health.Status {
+	answer := make(chan health.Status, 1)
+	offer(w, w.asks, (chan<- health.Status)(answer))
+	select {
+	case s := <-answer:
+		return s
+	case <-w.done:
+		return health.Status{Phase: "ended"}
+	}
+}
+
+func compare(t *testing.T, got, want []string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n\t%q\nwant\n\t%q", got, want)
+	}
+}
