@@ -104,6 +104,21 @@ func explain(file string, err error) error {
 	return e
 }
 
+// binary says whether file is no script, by the rule bash has: a NUL byte in
+// its first line. An image for another architecture is what is mostly met, and
+// a shell that ran it would complain of its every byte.
+func binary(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 80)
+	n, _ := f.Read(head)
+	line, _, _ := strings.Cut(string(head[:n]), "\n")
+	return strings.Contains(line, "\x00")
+}
+
 // interpreter is the #! line's, or words for a binary's missing loader.
 func interpreter(file string) string {
 	f, err := os.Open(file)

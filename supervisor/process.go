@@ -39,7 +39,7 @@ func Start(argv, env []string, group, watched bool) (*Process, error) {
 	} else {
 		p.pid, err = p.exec(file, argv, env)
 	}
-	if errors.Is(err, unix.ENOEXEC) {
+	if errors.Is(err, unix.ENOEXEC) && !binary(file) {
 		// A script without #!: a shell runs it, as execvp and every shell do.
 		if shell, serr := p.exec("/bin/sh", shellArgs(file, argv), env); serr == nil {
 			p.pid, err = shell, nil
@@ -66,7 +66,7 @@ func Jump(args []string) int {
 	file, argv := args[0], args[1:]
 	env := append(os.Environ(), "WATCHDOG_PID="+strconv.Itoa(os.Getpid()))
 	err := syscall.Exec(file, argv, env)
-	if errors.Is(err, unix.ENOEXEC) {
+	if errors.Is(err, unix.ENOEXEC) && !binary(file) {
 		err = syscall.Exec("/bin/sh", shellArgs(file, argv), env)
 	}
 	e := new(StartError)

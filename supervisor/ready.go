@@ -100,12 +100,16 @@ func (l *loop) notice(m notify.Message) {
 	if m.HasWatchdogEvery && l.Watchdog > 0 {
 		l.watchEvery = m.WatchdogEvery
 	}
-	if l.Watchdog > 0 && (m.Watchdog || m.Ready && l.watchdog.IsZero()) {
-		if l.dead {
+	armed := !l.watchdog.IsZero()
+	if l.Watchdog > 0 && !l.exited && (m.Watchdog || m.Ready && !armed || m.HasWatchdogEvery && armed) {
+		if l.dead && (m.Watchdog || m.Ready) {
 			l.dead = false
 			l.Log.Info("watchdog: the child is alive again")
 		}
-		l.watchdog = time.Now().Add(l.watchEvery)
+		l.watchdog = time.Time{}
+		if l.watchEvery > 0 { // 0: no more pings will come
+			l.watchdog = time.Now().Add(l.watchEvery)
+		}
 	}
 	if m.WatchdogTrigger {
 		l.missedWatchdog("WATCHDOG=trigger")

@@ -255,6 +255,8 @@ func (l *loop) forward(why string) {
 	}
 	now := time.Now()
 	l.forwarded, l.why, l.clear, l.atSignal = now, why, true, l.verdict
+	// Whatever goes wrong here: kill_at is looked for in the next phase only.
+	defer l.transition(forwardDue)
 	sig := l.stopSignal()
 	if l.received != 0 {
 		l.count(l.received).Forwarded++
@@ -270,7 +272,6 @@ func (l *loop) forward(why string) {
 	}
 	attrs := []any{"signal", name(sig), "why", why, "after", round(now.Sub(l.t0))}
 	l.Log.Info("stop signal forwarded", append(attrs, l.present(l.atSignal)...)...)
-	l.transition(forwardDue)
 }
 
 // kill ends everything that is left.

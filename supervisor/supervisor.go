@@ -370,6 +370,7 @@ func (l *loop) reap() {
 		l.reaped++
 		if e.PID == l.System.PID() && !l.exited {
 			l.exited, l.exitedAt, l.exit = true, time.Now(), e
+			l.watchdog = time.Time{}
 		} else {
 			l.Log.Debug("reaped", "pid", e.PID, "status", describe(e))
 		}

@@ -2,6 +2,11 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -419,5 +424,482 @@ func TestUpstream(t *testing.T) {
 				compare(t, w.record, c.want)
 			})
 		})
+	}
+}
+
+func TestWatchdog(t *testing.T) {
+	ping := notify.Message{Watchdog: true}
+	every := func(d time.Duration) notify.Message { return notify.Message{HasWatchdogEvery: true, WatchdogEvery: d} }
+	end := act{100 * s, exitedWith(0)}
+	for _, c := range []struct {
+		name string
+		none bool // DRAINIT_WATCHDOG is not set
+		acts []act
+		want []string
+	}{
+		{"is armed by the first ping", false, []act{{s, ping}, end}, []string{"4s dead"}},
+		{"is armed by READY=1", false, []act{{s, notify.Message{Ready: true}}, end}, []string{"4s dead"}},
+		{"is not armed by itself", false, []act{end}, nil},
+		{"a ping in time keeps it alive, one too late revives it",
+			false, []act{{0, ping}, {3*s - 1, ping}, {8 * s, ping}, {10 * s, ping}, end}, []string{"5.999999999s dead", "8s alive", "13s dead"}},
+		{"READY=1 is no ping", false, []act{{s, ping}, {3 * s, notify.Message{Ready: true}}, end}, []string{"4s dead"}},
+		{"WATCHDOG=trigger is a miss at once, until the next ping",
+			false, []act{{0, ping}, {s, notify.Message{WatchdogTrigger: true}}, {2 * s, ping}, end}, []string{"1s dead", "2s alive", "5s dead"}},
+		{"WATCHDOG_USEC is the new period at once", false, []act{{0, ping}, {s, every(10 * s)}, end}, []string{"11s dead"}},
+		{"WATCHDOG_USEC and a ping in one", false,
+			[]act{{0, ping}, {s, notify.Message{HasWatchdogEvery: true, WatchdogEvery: 10 * s, Watchdog: true}}, end}, []string{"11s dead"}},
+		{"WATCHDOG_USEC before the first ping arms nothing", false, []act{{0, every(s)}, end}, nil},
+		{"WATCHDOG_USEC=0 ends it", false, []act{{0, ping}, {s, every(0)}, end}, nil},
+		{"WATCHDOG_USEC=0 ends it whatever comes later", false, []act{{0, every(0)}, {s, ping}, {2 * s, notify.Message{Ready: true}}, end}, nil},
+		{"without a watchdog nothing is missed", true, []act{{0, ping}, {s, every(s)}, {2 * s, ping}, end}, nil},
+		{"without a watchdog a trigger counts", true, []act{{s, notify.Message{WatchdogTrigger: true}}, end}, []string{"1s dead"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(setup{})
+				if !c.none {
+					w.options.Watchdog = 3 * s
+				}
+				w.livez = true
+				w.run(c.acts)
+				compare(t, w.record, append(c.want, "1m40s end 0"))
+			})
+		})
+	}
+	t.Run("is not missed by a child that has exited", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(setup{orphans: []process{{stubborn: true}}})
+			w.options.Watchdog = 3 * s
+			w.livez = true
+			w.run([]act{{s, ping}, {2 * s, exitedWith(0)}, {3 * s, ping}})
+			compare(t, w.record, []string{"2s SIGTERM to the rest", "7s SIGKILL to the rest", "7s end 0"})
+		})
+	})
+}
+
+// TestTies: when a machine is slow, an exit and a deadline wait for the loop
+// together. select picks one at random, and either is right: what has exited by
+// then is not killed, nor reported as if it had been.
+func TestTies(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		world setup
+		until sockets.Until
+		exit  time.Duration // of the child; a second before, the loop is held up for two
+		acts  []act
+		never string // what must not have been done
+	}{
+		{name: "exit at the window's end", exit: 5 * s, acts: []act{termAtOnce}, never: "28s SIGKILL"},
+		{name: "exit at forward_by", exit: 18 * s, until: sockets.Closed, acts: []act{termAtOnce}, never: "28s SIGKILL"},
+		{name: "exit at kill_at", exit: 28 * s, acts: []act{termAtOnce}, never: "29s SIGKILL"},
+		{name: "exit and SIGTERM", exit: 3 * s, acts: []act{{3 * s, term}}, never: "8s SIGTERM"},
+		{name: "exit and skip", exit: 3 * s, acts: []act{termAtOnce, {3 * s, SigSkip}}, never: "28s SIGKILL"},
+		{name: "exit and a verdict", exit: 7 * s, until: sockets.Idle, acts: []act{termAtOnce, {7 * s, met}}, never: "28s SIGKILL"},
+		{name: "the last orphan's exit at the end of ORPHAN_GRACE", world: setup{orphans: []process{{after: 5 * s}}},
+			exit: 2 * s, acts: nil, never: "8s SIGKILL to the rest"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for range 100 {
+				synctest.Test(t, func(t *testing.T) {
+					c.world.child.stubborn = true
+					w := newWorld(c.world)
+					if c.until != "" {
+						w.options.Until = c.until
+					}
+					w.holdUp = 2 * s
+					due := c.exit
+					if len(c.world.orphans) > 0 {
+						due += 5 * s
+					}
+					go w.perform([]act{{due - s, unix.SIGUSR1}})
+					time.AfterFunc(c.exit, func() { w.changes(childPID, exitedWith(7)) })
+					if got := w.run(c.acts).Code; got != 7 {
+						t.Errorf("code %d, want 7", got)
+					}
+					if slices.Contains(w.record, c.never) {
+						t.Errorf("got %q in %q", c.never, w.record)
+					}
+					if got := w.now(); got != due+s {
+						t.Errorf("over after %s, want %s", got, due+s)
+					}
+				})
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+// TestPanics: a bug costs the event it happened in, never the run.
+func TestPanics(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		world  setup
+		acts   []act
+		code   int
+		within time.Duration // the run, give or take the pauses that follow a panic
+	}{
+		{"the child's exit is still reported", setup{panics: -1}, []act{{0, unix.SIGUSR1}, {s, unix.SIGHUP}, {2 * s, exitedWith(5)}}, 5, 2 * s},
+		{"and that of one that was to be stopped", setup{panics: -1}, []act{termAtOnce, {8 * s, exitedWith(5)}}, 5, 8 * s},
+		{"a child that can't be signalled is killed at kill_at", setup{panics: -1}, []act{readyAtOnce, termAtOnce}, 137, 28 * s},
+		{"a signal that panicked once is gone, the next is not", setup{panics: 1}, []act{{0, unix.SIGUSR1}, {s, term}}, 0, 6 * s},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(c.world)
+				time.AfterFunc(time.Minute, func() { w.changes(childPID, exitedWith(99)) })
+				if got := w.run(c.acts).Code; got != c.code {
+					t.Errorf("code %d, want %d; %q", got, c.code, w.record)
+				}
+				if got := w.now(); got < c.within || got > c.within+s/2 {
+					t.Errorf("over after %s, want about %s; %q", got, c.within, w.record)
+				}
+				if w.options.Gate.Get().Ready {
+					t.Error("the gate is ready at the end")
+				}
+			})
+		})
+	}
+}
+
+// TestIdle: while there is nothing to wait for no timer is armed, so that an
+// idle container costs nothing.
+func TestIdle(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		acts []act
+	}{
+		{"starting", nil},
+		{"ready", []act{readyAtOnce}},
+		{"unready", []act{readyAtOnce, {s, unready}}},
+		{"drained", []act{readyAtOnce, {s, SigDrain}}},
+		{"with a status from the child", []act{readyAtOnce, {s, notify.Message{HasStatus: true, Status: "x", ExtendTimeout: s, Watchdog: true}}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(setup{})
+				w.run(append(c.acts, act{time.Hour, exitedWith(0)}))
+				// One look unasked, one step for each act and one for the exit.
+				if want := len(c.acts) + 2; w.steps != want {
+					t.Errorf("%d steps in an hour, want %d", w.steps, want)
+				}
+			})
+		})
+	}
+}
+
+func TestPrestopIsIdleOnceDrained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(setup{})
+		w.run([]act{{0, SigPrestop}})
+		// A look, the signal, the end of UNREADY_DELAY, the window, forward_by,
+		// the exit.
+		if w.steps > 6 {
+			t.Errorf("%d steps, want at most 6", w.steps)
+		}
+	})
+}
+
+func TestStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(setup{child: process{stubborn: true}, orphans: []process{{}}})
+		o := &w.options
+		o.Until = sockets.Idle
+		o.Config = map[string]string{"DRAINIT_GRACE_PERIOD": "30s"}
+		o.LogDropped = func() uint64 { return 4 }
+		o.Refused = func() (uint64, uint64) { return 5, 6 }
+		check := func(what string, got, want any) {
+			t.Helper()
+			if fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("at %s: %s is %v, want %v", w.now(), what, got, want)
+			}
+		}
+		look := func(phase string, more func(health.Status)) func() {
+			return func() {
+				got := w.ask()
+				check("phase", got.Phase, phase)
+				check("ready", got.Ready, phase == "ready")
+				check("child's pid", got.ChildPID, childPID)
+				check("pid", got.PID, os.Getpid())
+				check("uptime", got.Uptime, w.now().Seconds())
+				check("dropped", got.Dropped, 4)
+				check("refused", *got.Notify, health.Notify{Malformed: 5, Foreign: 6})
+				check("config", got.Config, o.Config)
+				check("order", got.Order, Phases)
+				check("stop", got.Stop != nil, w.now() >= 20*s)
+				sum := 0.0
+				for _, spent := range got.Phases {
+					sum += spent
+				}
+				check("sum of the phases", sum, w.now().Seconds())
+				if more != nil {
+					more(got)
+				}
+			}
+		}
+		w.run([]act{
+			{s, look("starting", func(got health.Status) { check("reason is told", got.Reason != "", true) })},
+			{2 * s, ready},
+			{3 * s, look("ready", func(got health.Status) { check("since", got.Since, w.start.Add(2*s)) })},
+			{4 * s, SigDrain},
+			{5 * s, look("unready", func(got health.Status) { check("held", got.Held, true) })},
+			{6 * s, SigUndrain},
+			{6 * s, unix.SIGHUP},
+			{7 * s, notify.Message{HasStatus: true, Status: "fine"}},
+			{8 * s, look("ready", func(got health.Status) {
+				check("status", got.Text, "fine")
+				check("SIGHUP", got.Signals["SIGHUP"], health.Count{Seen: 1, Forwarded: 1})
+			})},
+			{20 * s, term},
+			{22 * s, waiting},
+			{23 * s, look("draining", func(got health.Status) {
+				check("t0", got.Stop.T0, w.start.Add(20*s))
+				check("forward_by", got.Stop.ForwardBy, w.start.Add(38*s))
+				check("kill_at", got.Stop.KillAt, w.start.Add(48*s))
+				check("asked by", got.Stop.AskedBy, "SIGTERM")
+				check("may forward", got.Stop.MayForward, false)
+				check("forwarded", got.Stop.Forwarded == nil, true)
+				check("waiting for", got.Stop.WaitingFor, "1 request")
+				check("clients", *got.Clients, health.Clients{Known: true, Open: 3, InFlight: 1})
+				check("SIGTERM", got.Signals["SIGTERM"], health.Count{Seen: 1})
+			})},
+			{27 * s, met},
+			{28 * s, look("stopping", func(got health.Status) {
+				check("may forward", got.Stop.MayForward, true)
+				check("forwarded", *got.Stop.Forwarded, w.start.Add(27*s))
+				check("why", got.Stop.Why, "idle")
+				check("signal", got.Stop.Signal, "SIGTERM")
+				check("SIGTERM", got.Signals["SIGTERM"], health.Count{Seen: 1, Forwarded: 1})
+				check("draining took", got.Phases["draining"], 7)
+			})},
+		})
+	})
+}
+
+func TestStatusOfPrestop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(setup{child: process{immortal: true}})
+		var got []bool
+		look := func() { got = append(got, w.ask().Stop.MayForward) }
+		last := ""
+		w.run([]act{{0, SigPrestop}, {4 * s, look}, {5*s + 1, look}, {20 * s, look}, {28*s + s/2, func() { last = w.ask().Phase }}})
+		if want := []bool{false, true, true}; !slices.Equal(got, want) {
+			t.Errorf("may forward: %v, want %v", got, want)
+		}
+		if last != "killing" {
+			t.Errorf("the last phase is %s, want killing", last)
+		}
+	})
+}
+
+// TestWords: the last words name what happened, for every way to end.
+func TestWords(t *testing.T) {
+	oom := func(o *Options) {
+		kills := uint64(3)
+		o.OOMKills = func() (uint64, error) { kills++; return kills, nil }
+	}
+	for _, c := range []struct {
+		name    string
+		world   setup
+		options func(*Options)
+		acts    []act
+		want    []string
+	}{
+		{"by itself", setup{}, nil, []act{{3 * s, exitedWith(3)}}, []string{"exited with code 3", "by itself", "after 3s"}},
+		{"killed by somebody", setup{}, nil, []act{{3 * s, killedBy(unix.SIGKILL)}}, []string{"killed by SIGKILL", "not by drainit"}},
+		{"out of memory", setup{}, oom, []act{{3 * s, killedBy(unix.SIGKILL)}}, []string{"killed by SIGKILL", "out of memory"}},
+		{"out of memory is no word for another signal", setup{}, oom, []act{{3 * s, killedBy(unix.SIGSEGV)}}, []string{"killed by SIGSEGV by itself after 3s"}},
+		{"finished", setup{child: process{after: 2 * s}}, nil, []act{termAtOnce}, []string{"SIGTERM", "finished in 7s", "after 5s", "exited with code 0"}},
+		{"at the deadline", setup{child: process{stubborn: true}, orphans: []process{{stubborn: true}}}, nil, []act{termAtOnce},
+			[]string{"killed at the deadline", "2 processes left"}},
+		{"before the forwarding", setup{}, nil, []act{termAtOnce, {2 * s, exitedWith(0)}}, []string{"by itself 2s later", "before any signal"}},
+		{"immortal", setup{child: process{immortal: true}}, nil, []act{termAtOnce}, []string{"killed at the deadline"}},
+		{"orphans killed", setup{orphans: []process{{stubborn: true}}}, nil, []act{{s, exitedWith(0)}},
+			[]string{"exited with code 0", "left behind was killed with 1 process left"}},
+		{"remapped", setup{}, func(o *Options) { o.ExitCodes = map[int]int{3: 0} }, []act{{s, exitedWith(3)}}, []string{"exited with code 3", "reported as 0"}},
+		{"with a status", setup{}, nil, []act{{0, notify.Message{HasStatus: true, Status: "busy"}}, {s, exitedWith(3)}}, []string{"busy"}},
+		{"by prestop", setup{}, nil, []act{{0, SigPrestop}, {6 * s, term}}, []string{"asked to stop by prestop", "finished in 6s"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(c.world)
+				if c.options != nil {
+					c.options(&w.options)
+				}
+				got := w.run(c.acts).Words
+				for _, want := range c.want {
+					if !strings.Contains(got, want) {
+						t.Errorf("got %q, want %q in it", got, want)
+					}
+				}
+				if strings.Contains(got, "\n") || len(got) > 4096 {
+					t.Errorf("got %q, want one line of at most 4096 bytes", got)
+				}
+			})
+		})
+	}
+}
+
+// TestRun is Run itself, whose body the other tests drive step by step: it
+// calls Began once and lets the watcher go.
+func TestRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(setup{child: process{after: 2 * s}})
+		began := 0
+		w.options.Began = func() { began++ }
+		w.options.Until = sockets.Quiet
+		go w.perform([]act{termAtOnce, {2 * s, term}, {7 * s, met}})
+		o := Run(w.options)
+		close(w.done)
+		if o.Code != 0 || began != 1 || w.now() != 9*s {
+			t.Errorf("code %d, began %d times, over after %s; want 0, once, 9s", o.Code, began, w.now())
+		}
+		// A watcher that was not let go would deadlock the bubble.
+	})
+}
+
+// TestAnything runs random events against what holds whatever happens.
+func TestAnything(t *testing.T) {
+	seeds := 3000
+	if testing.Short() {
+		seeds = 300
+	}
+	for seed := range seeds {
+		synctest.Test(t, func(t *testing.T) { anything(t, uint64(seed)) })
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func anything(t *testing.T, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	upTo := func(d time.Duration) time.Duration { // in halves of a second, for ties
+		return time.Duration(r.Int64N(int64(2*d/s)+1)) * s / 2
+	}
+	often := func(percent int) bool { return r.IntN(100) < percent }
+	some := func() process {
+		return process{after: upTo(20 * s), stubborn: often(40), status: exitedWith(r.IntN(256))}
+	}
+	w := newWorld(setup{child: some(), terminal: often(5)})
+	for range r.IntN(3) {
+		w.orphans = append(w.orphans, some())
+		w.alive[childPID+len(w.orphans)] = w.orphans[len(w.orphans)-1]
+	}
+	o := &w.options
+	o.Until = []sockets.Until{sockets.Window, sockets.Quiet, sockets.Idle, sockets.Closed}[r.IntN(4)]
+	o.NotifyReady = often(20)
+	o.Timeline.UnreadyDelay = []time.Duration{0, 0, 3 * s}[r.IntN(3)]
+	if often(20) {
+		o.Timeline.OrphanGrace = 0
+	}
+	if often(20) {
+		o.Watchdog = 3 * s
+	}
+	var acts []act
+	t0, early := time.Duration(-1), false
+	for at := time.Duration(0); len(acts) < 40; at += upTo(2 * s) {
+		var what any
+		switch r.IntN(14) {
+		case 0:
+			what = term
+		case 1:
+			what = SigPrestop
+		case 2:
+			what = unix.SIGINT
+		case 3:
+			what = []unix.Signal{SigDrain, SigUndrain}[r.IntN(2)]
+		case 4:
+			what = unix.SIGHUP
+		case 5, 6:
+			what = ready
+		case 7:
+			what = unready
+		case 8:
+			what = notify.Message{Ready: often(50), Reloading: often(20), Watchdog: often(50), WatchdogTrigger: often(10)}
+		case 9:
+			what = notify.Message{ExtendTimeout: upTo(20 * s)}
+		case 10, 11:
+			what = []sockets.Verdict{met, waiting, waiting, blind, {Waiting: gone}}[r.IntN(5)]
+		case 12:
+			what = []unix.WaitStatus{stoppedBy(unix.SIGTSTP), continued}[r.IntN(2)]
+		case 13:
+			if !often(20) {
+				continue
+			}
+			what = SigSkip
+		}
+		if _, ok := what.(sockets.Verdict); ok && (t0 < 0 || o.Until == sockets.Window) {
+			continue // nobody watches yet
+		}
+		acts = append(acts, act{at, what})
+		if t0 < 0 && (what == term || what == unix.SIGINT || what == SigPrestop) {
+			t0 = at
+		}
+		early = early || t0 >= 0 && (what == SigSkip || w.terminal && what == unix.SIGINT)
+	}
+	var code int // of the child's own exit
+	own := false
+	if often(40) {
+		own, code = true, r.IntN(256)
+		time.AfterFunc(upTo(60*s), func() { w.changes(childPID, exitedWith(code)) })
+	}
+	if t0 < 0 {
+		acts = append(acts, act{200 * s, term})
+		t0 = 200 * s
+	}
+	// Verdicts nobody takes any more must not hold up the others: that the
+	// run ends is one of the things to see.
+	giveUp := time.AfterFunc(1000*s, func() { panic(fmt.Sprintf("seed %d: the run does not end: %q", seed, w.record)) })
+	got := w.run(acts)
+	giveUp.Stop()
+
+	bad := func(what string, a ...any) {
+		t.Helper()
+		t.Errorf("seed %d: "+what+"\n\t%v\n\t%q", append(append([]any{seed}, a...), acts, w.record)...)
+	}
+	instant := func(what string) time.Duration {
+		for _, l := range w.record {
+			if at, rest, _ := strings.Cut(l, " "); rest == what {
+				d, _ := time.ParseDuration(at)
+				return d
+			}
+		}
+		return -1
+	}
+	forwarded, killed, end := instant("watch rarely"), instant("SIGKILL"), w.now()
+	window, by, kill := t0+5*s, t0+18*s, t0+28*s
+	if forwarded >= 0 && forwarded < window && !early {
+		bad("forwarded at %s, before the window's end at %s", forwarded, window)
+	}
+	if forwarded > by {
+		bad("forwarded at %s, after forward_by at %s", forwarded, by)
+	}
+	if forwarded < 0 && end > by && w.exited >= by {
+		bad("not forwarded by %s", by)
+	}
+	if killed >= 0 && killed != kill {
+		bad("killed at %s, not at %s", killed, kill)
+	}
+	if end > kill+s && t0 <= w.exited {
+		bad("over at %s, after kill_at at %s", end, kill)
+	}
+	for _, l := range w.record {
+		at, what, _ := strings.Cut(l, " ")
+		d, _ := time.ParseDuration(at)
+		if what == "ready" && d > t0 || what == "not ready" && d > t0+o.Timeline.UnreadyDelay {
+			bad("%s: the gate is ready after t0 at %s", l, t0)
+		}
+	}
+	want := map[int]bool{w.child.status.ExitStatus(): true}
+	if own {
+		want[code] = true
+	}
+	if killed >= 0 {
+		want = map[int]bool{137: true}
+	}
+	if !want[got.Code] {
+		bad("code %d, want one of %v", got.Code, want)
 	}
 }

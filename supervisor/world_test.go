@@ -62,6 +62,9 @@ type world struct {
 	options Options
 	done    chan struct{}
 	steps   int
+	livez   bool          // record that, and not readiness
+	exited  time.Duration // of the child
+	holdUp  time.Duration // how long sending SIGUSR1 takes
 
 	signals   chan unix.Signal
 	children  chan struct{}
@@ -75,7 +78,7 @@ type world struct {
 	alive   map[int]process
 	leaving map[int]bool
 	pending []reaper.Exit
-	ready   bool
+	was     health.Answer
 }
 
 const childPID = 100
@@ -113,10 +116,7 @@ func (w *world) run(acts []act) Outcome {
 	defer l.timer.Stop()
 	for done := false; !done; w.steps++ {
 		done = l.step()
-		if ready := w.options.Gate.Get().Ready; ready != w.ready {
-			w.ready = ready
-			w.note("%s", map[bool]string{true: "ready", false: "not ready"}[ready])
-		}
+		w.look()
 	}
 	if l.unwatch != nil {
 		close(l.unwatch)
@@ -125,6 +125,18 @@ func (w *world) run(acts []act) Outcome {
 	w.note("end %d", o.Code)
 	close(w.done)
 	return o
+}
+
+// look records what the gate says, if that is new.
+func (w *world) look() {
+	was, is := w.was, w.options.Gate.Get()
+	w.was = is
+	switch {
+	case w.livez && is.Dead != was.Dead:
+		w.note("%s", map[bool]string{true: "dead", false: "alive"}[is.Dead])
+	case !w.livez && is.Ready != was.Ready:
+		w.note("%s", map[bool]string{true: "ready", false: "not ready"}[is.Ready])
+	}
 }
 
 // perform does what others do, until there is nobody left to do it to.
@@ -151,8 +163,9 @@ func (w *world) perform(acts []act) {
 		default:
 			panic(fmt.Sprintf("no such act: %T", what))
 		}
-		// What one act brought about comes before the next.
-		synctest.Wait()
+		if w.holdUp == 0 {
+			synctest.Wait() // what one act brought about comes before the next
+		}
 	}
 }
 
@@ -172,6 +185,9 @@ func (w *world) changes(pid int, status unix.WaitStatus) {
 	}
 	if status.Exited() || status.Signaled() {
 		delete(w.alive, pid)
+		if pid == childPID {
+			w.exited = w.now()
+		}
 	}
 	w.pending = append(w.pending, reaper.Exit{PID: pid, Status: status})
 	select {
@@ -213,12 +229,21 @@ func (w *world) Signal(sig unix.Signal) error {
 		panic("a bug in Signal")
 	}
 	w.note("%s", name(sig))
+	w.hold(sig)
 	w.take(childPID, sig)
 	return nil
 }
 
+// hold makes the loop late, as on a machine that has no time for it.
+func (w *world) hold(sig unix.Signal) {
+	if sig == unix.SIGUSR1 {
+		time.Sleep(w.holdUp)
+	}
+}
+
 func (w *world) SignalRest(sig unix.Signal) {
 	w.note("%s to the rest", name(sig))
+	w.hold(sig)
 	w.mu.Lock()
 	pids := slices.Sorted(maps.Keys(w.alive))
 	w.mu.Unlock()
