@@ -224,8 +224,9 @@ func (c *Config) checkReadyCheck() error {
 	}
 }
 
-// uncatchable signals never reach drainit, or not as signals from somebody.
-var uncatchable = []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, 32, 33, 34}
+// uncatchable signals never reach drainit, or not as signals from somebody. The
+// Go runtime keeps SIGPROF, for its profiler, and leaves 32 to 34 alone.
+var uncatchable = []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGPROF, 32, 33, 34}
 
 // control signals are drainit's own.
 var control = []unix.Signal{supervisor.SigPrestop, supervisor.SigDrain, supervisor.SigUndrain, supervisor.SigSkip}
