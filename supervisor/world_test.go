@@ -111,7 +111,11 @@ func (w *world) note(what string, a ...any) {
 
 // run drives the loop as Run does, and looks at the gate after each step.
 func (w *world) run(acts []act) Outcome {
-	go w.perform(acts)
+	performed := make(chan struct{})
+	go func() {
+		defer close(performed)
+		w.perform(acts)
+	}()
 	l := newLoop(w.options)
 	defer l.timer.Stop()
 	for done := false; !done; w.steps++ {
@@ -124,6 +128,7 @@ func (w *world) run(acts []act) Outcome {
 	o := l.outcome()
 	w.note("end %d", o.Code)
 	close(w.done)
+	<-performed
 	return o
 }
 
