@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// balancer hands requests to its targets in turn. Like a load balancer it
+// learns of a target's readiness by asking now and then, and what it learns has
+// an effect some time later: controllers, kube-proxies and caches stand between
+// a probe and the next request's way.
+type balancer struct {
+	poll, lag time.Duration
+	changed   func(t *target, in bool)
+
+	mu      sync.Mutex
+	targets []*target
+	turn    int
+}
+
+// target is one address that requests may be sent to.
+type target struct {
+	name  string
+	addr  string // of the server
+	probe string // host:port/path of its readiness
+
+	in    bool      // whether it gets requests
+	asked time.Time // when the probe was made that says so
+	idle  []*conn   // kept alive, for the next request
+}
+
+// watch follows t's readiness until ctx ends. t is in from the start.
+func (b *balancer) watch(ctx context.Context, t *target) {
+	tick := time.NewTicker(b.poll)
+	defer tick.Stop()
+	for {
+		asked := time.Now()
+		ready := probe(ctx, t.probe) == nil
+		time.AfterFunc(b.lag, func() { b.apply(t, ready, asked) })
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (b *balancer) apply(t *target, in bool, asked time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t.asked = asked; t.in == in {
+		return
+	}
+	t.in = in
+	for _, c := range t.idle {
+		c.Close()
+	}
+	t.idle = nil
+	b.changed(t, in)
+}
+
+// next is whose turn it is, or nil if no target is in.
+func (b *balancer) next() *target {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for range b.targets {
+		b.turn = (b.turn + 1) % len(b.targets)
+		if t := b.targets[b.turn]; t.in {
+			return t
+		}
+	}
+	return nil
+}
+
+// settle waits until t gets requests because of a probe made just now or
+// later.
+func (b *balancer) settle(ctx context.Context, t *target) {
+	for since := time.Now(); ctx.Err() == nil; pause(ctx, 10*time.Millisecond) {
+		b.mu.Lock()
+		done := t.in && t.asked.After(since)
+		b.mu.Unlock()
+		if done {
+			return
+		}
+	}
+}
+
+// take is an idle connection to t, or nil if there is none that still stands.
+func (b *balancer) take(t *target) *conn {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(t.idle) > 0 {
+		c := t.idle[len(t.idle)-1]
+		t.idle = t.idle[:len(t.idle)-1]
+		if c.alive() {
+			return c
+		}
+		c.Close()
+	}
+	return nil
+}
+
+// keep puts c away for a later request to t.
+func (b *balancer) keep(t *target, c *conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !t.in {
+		c.Close()
+		return
+	}
+	t.idle = append(t.idle, c)
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+)
+
+// display prints the timeline, a line for each event of any site.
+type display struct {
+	mu    sync.Mutex
+	began time.Time // zero before and after the timeline: nothing is printed
+}
+
+// begin makes this instant 0.
+func (d *display) begin() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.began = time.Now()
+}
+
+// end is the end of the timeline.
+func (d *display) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.began = time.Time{}
+}
+
+// say prints one event of the named site.
+func (d *display) say(name, format string, args ...any) {
+	d.print(name, fmt.Sprintf(format, args...), "")
+}
+
+// own drops what the timeline says already from a line of drainit's log.
+var own = regexp.MustCompile(`^time=\S+ level=INFO msg=`)
+
+// log prints a line that a replica of the named site wrote to its stderr,
+// indented.
+func (d *display) log(name, replica, line string) {
+	d.print(name, replica+": "+own.ReplaceAllString(line, ""), "| ")
+}
+
+func (d *display) print(name, text, indent string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.began.IsZero() {
+		return
+	}
+	const width = 100
+	start := fmt.Sprintf("%6.2f s  %-8s  %s", time.Since(d.began).Seconds(), name, indent)
+	line := start
+	for i, word := range strings.Fields(text) {
+		if i > 0 && len(line)+1+len(word) > width && len(line) > len(start) {
+			fmt.Println(line)
+			start = strings.Repeat(" ", len(start)-len(indent)) + indent
+			line = start + "  " + word
+			continue
+		}
+		if i > 0 {
+			line += " "
+		}
+		line += word
+	}
+	fmt.Println(line)
+}

@@ -1,0 +1,190 @@
+// Demo shows what drainit is for, with nothing but Go: go run ./examples/demo.
+//
+// Two replicas of examples/server are restarted one after the other under
+// traffic, three times at the same seconds: bare; bare but with the graceful
+// shutdown that Go's http.Server offers; and under drainit, with the server
+// that knows nothing of signals. In front of each pair is the same balancer. It
+// follows readiness as load balancers do: late. What each pair lost is counted.
+//
+// It exits 1 if drainit lost a request, or the bare server none.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Options are what can be set; see main for their defaults.
+type options struct {
+	poll, lag  time.Duration // the balancer's
+	rate       int           // requests a second and pair
+	long       time.Duration // how long slow answers and streams take
+	startDelay time.Duration // from a server's start to its listening
+	window     time.Duration // DRAINIT_DRAIN_WINDOW
+	until      string        // DRAINIT_DRAIN_UNTIL
+}
+
+func main() {
+	var o options
+	flag.DurationVar(&o.poll, "poll", 500*time.Millisecond, "how often the balancer asks for readiness")
+	flag.DurationVar(&o.lag, "lag", 2*time.Second, "how long an answer takes to have an effect")
+	flag.IntVar(&o.rate, "rate", 100, "requests a second, for each pair of replicas")
+	flag.DurationVar(&o.long, "long", time.Second, "how long slow answers and streams take; a fifth of the requests are such")
+	flag.DurationVar(&o.startDelay, "start-delay", 500*time.Millisecond, "how long a server takes until it listens")
+	flag.DurationVar(&o.window, "window", 0, "DRAINIT_DRAIN_WINDOW (default poll + lag + long + 1s)")
+	flag.StringVar(&o.until, "until", "window", "DRAINIT_DRAIN_UNTIL: window, quiet, idle or closed")
+	flag.Parse()
+	if o.window == 0 {
+		o.window = o.poll + o.lag + o.long + time.Second
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	good, err := demo(ctx, o)
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "demo: interrupted")
+		os.Exit(130)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	case !good:
+		os.Exit(1)
+	}
+}
+
+// demo is all of it. Whatever it started has ended when it returns.
+func demo(ctx context.Context, o options) (good bool, err error) {
+	dir, err := os.MkdirTemp("", "drainit-demo-")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	began := time.Now()
+	fmt.Print("building drainit and examples/server ... ")
+	if err := build(ctx, dir); err != nil {
+		return false, err
+	}
+	fmt.Printf("%.1f s\n", time.Since(began).Seconds())
+
+	d := new(display)
+	sites := []*site{
+		newSite("bare", "the server dies on SIGTERM", d),
+		newSite("graceful", "bare too, but the server does Go's http.Server.Shutdown on SIGTERM", d),
+		newSite("drainit", "the server dies on SIGTERM, drainit is in front of it", d),
+	}
+	defer func() {
+		var ended sync.WaitGroup
+		for _, s := range sites {
+			ended.Go(s.end)
+		}
+		ended.Wait()
+	}()
+	fmt.Println()
+	for _, s := range sites {
+		fmt.Printf("  %-8s  %s\n", s.name, s.about)
+		if err := s.place(dir, o); err != nil {
+			return false, err
+		}
+	}
+	fmt.Printf("\n%d requests/s to each pair of replicas, a fifth of them %s long, no retries. The balancer asks each\n"+
+		"replica for its readiness every %s, and what it learns has an effect %s later.\n\n", o.rate, o.long, o.poll, o.lag)
+	if err := run(ctx, sites, o); err != nil {
+		return false, err
+	}
+	return report(sites), nil
+}
+
+// build makes both binaries with the settings that drainit is released with.
+func build(ctx context.Context, dir string) error {
+	const module = "github.com/drainit/drainit"
+	c := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags", "nethttpomithttp2", "-ldflags", "-s -w",
+		"-o", dir+string(filepath.Separator), module, module+"/examples/server")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(c.Args, " "), err, out)
+	}
+	return nil
+}
+
+// run starts every site, and then restarts their replicas under traffic.
+func run(ctx context.Context, sites []*site, o options) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := each(sites, func(s *site) error { return s.up(ctx) }); err != nil {
+		return err
+	}
+	sites[0].display.begin()
+	defer sites[0].display.end()
+
+	loading, unload := context.WithCancel(ctx)
+	var loaded sync.WaitGroup
+	loaded.Go(func() { load(loading, sites, o) })
+	pause(ctx, o.long) // until as much is in flight as ever will be
+	err := each(sites, func(s *site) error { return s.roll(ctx) })
+	unload()
+	loaded.Wait()
+	return errors.Join(err, ctx.Err())
+}
+
+// each does the same for all sites at once.
+func each(sites []*site, do func(*site) error) error {
+	errs := make([]error, len(sites))
+	var wg sync.WaitGroup
+	for i, s := range sites {
+		wg.Go(func() { errs[i] = do(s) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// report prints what was lost, and says whether it is what drainit promises.
+func report(sites []*site) (good bool) {
+	fmt.Printf("\n%-8s", "lost")
+	for _, f := range failures {
+		fmt.Printf("%10s", f)
+	}
+	fmt.Println()
+	var lines []string
+	lost := make(map[string]int)
+	for _, s := range sites {
+		sent, failed := s.tally.counts()
+		fmt.Printf("%-8s", s.name)
+		for _, f := range failures {
+			fmt.Printf("%10d", failed[f])
+			lost[s.name] += failed[f]
+		}
+		fmt.Println()
+		lines = append(lines, fmt.Sprintf("%s: %d of %d lost", s.name, lost[s.name], sent))
+	}
+	fmt.Printf("\nA graceful server closes its port at once and finishes what it has before it starts again: what the\n" +
+		"balancer still sends is refused. drainit keeps the port open until nothing more is sent, and then forwards\n" +
+		"SIGTERM, which no longer hurts anyone.\n\n")
+	fmt.Println(strings.Join(lines, "; "))
+	switch {
+	case lost["drainit"] > 0:
+		fmt.Println("drainit lost requests: is the machine so busy that the window was too short for the balancer? Try -window 8s.")
+	case lost["bare"] == 0:
+		fmt.Println("bare lost none, so this has shown nothing. Try a higher -rate.")
+	default:
+		return true
+	}
+	return false
+}
+
+// pause waits for d, or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
