@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/drainit/drainit/sockets"
@@ -121,11 +122,16 @@ func (c *Config) defaultOf(field string) string {
 	return f.Tag.Get("default")
 }
 
-var wordStart = regexp.MustCompile(`([a-z])([A-Z])`)
-
 // variable is the name of a field's variable, as envconfig's split_words has it.
 func variable(field string) string {
-	return prefix + "_" + strings.ToUpper(wordStart.ReplaceAllString(field, "${1}_${2}"))
+	var b strings.Builder
+	for _, r := range field {
+		if 'A' <= r && r <= 'Z' {
+			b.WriteByte('_')
+		}
+		b.WriteRune(r)
+	}
+	return prefix + strings.ToUpper(b.String())
 }
 
 // derive fills in the defaults that depend on the budget.
@@ -259,16 +265,19 @@ func unusable(s unix.Signal) string {
 	return ""
 }
 
-// injected are the variables Kubernetes sets for Services whose names begin
+// injected matches the variables Kubernetes sets for Services whose names begin
 // with drainit: nobody misspelt those.
-var injected = regexp.MustCompile(`^DRAINIT_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?)?)$`)
+// Compiled when needed: few containers have any.
+var injected = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^DRAINIT_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?)?)$`)
+})
 
 // unknown finds variables with our prefix that mean nothing.
 func unknown(environ []string) (ps []problem) {
 	known := slices.Sorted(maps.Keys(new(Config).fields()))
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(strings.ToUpper(name), prefix+"_") || slices.Contains(known, name) || injected.MatchString(name) {
+		if !strings.HasPrefix(strings.ToUpper(name), prefix+"_") || slices.Contains(known, name) || injected().MatchString(name) {
 			continue
 		}
 		ps = append(ps, problem{name, value, "no such variable", fmt.Sprintf("did you mean %s? `drainit help` lists them all", nearest(known, name))})

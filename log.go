@@ -5,11 +5,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"runtime"
 )
 
 // stderr is standard error as PID 1 has to treat it: whoever reads it may be
@@ -35,14 +35,22 @@ func newStderr(w io.Writer) *stderr {
 	return s
 }
 
-func (s *stderr) run(w io.Writer) {
-	// A terminal set to stop background writers (stty tostop) would have each
-	// write raise SIGTTOU again and again: a thread that blocks it may write.
+// unstoppable lets this goroutine write to a terminal that is set to stop
+// background writers (stty tostop): each write would raise SIGTTOU, be
+// interrupted by its handler, and start again, for ever. A thread that blocks
+// the signal may write.
+func unstoppable() {
+	if _, err := unix.IoctlGetInt(unix.Stderr, unix.TIOCGPGRP); err != nil {
+		return
+	}
 	runtime.LockOSThread()
 	var set unix.Sigset_t
 	set.Val[0] = 1 << (unix.SIGTTOU - 1)
 	unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
+}
 
+func (s *stderr) run(w io.Writer) {
+	unstoppable()
 	var told uint64
 	for l := range s.queue {
 		if l.written != nil {
