@@ -62,6 +62,9 @@ type socket struct {
 	segsIn     uint32
 	dataOut    uint32
 	dataIn     uint32
+	unsent     uint32        // bytes of wqueue
+	lost       uint32        // segments thought lost, or sent again and not acknowledged
+	rtt        time.Duration // the least seen
 }
 
 var (
@@ -245,6 +248,9 @@ func decodeInfo(v []byte, s *socket) {
 	s.recv = binary.NativeEndian.Uint64(v[128:])
 	s.segsOut = binary.NativeEndian.Uint32(v[136:])
 	s.segsIn = binary.NativeEndian.Uint32(v[140:])
+	s.lost = binary.NativeEndian.Uint32(v[32:]) + binary.NativeEndian.Uint32(v[36:])
+	s.unsent = binary.NativeEndian.Uint32(v[144:])
+	s.rtt = time.Duration(binary.NativeEndian.Uint32(v[148:])) * time.Microsecond
 	s.dataIn = binary.NativeEndian.Uint32(v[152:])
 	s.dataOut = binary.NativeEndian.Uint32(v[156:])
 	if len(v) >= 208 {

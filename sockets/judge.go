@@ -10,6 +10,8 @@ const (
 	halfClosedFor = 30 * time.Second
 	// A server that pushes is busy for this long after it last sent something.
 	streamFor = time.Second
+	// An answer that comes in pieces is seen growing at this many looks at most, or it is taken for a stream.
+	streamLooks = 3
 	// A request older than this is slow, and so is a connection that has ever carried one.
 	slowAfter = 250 * time.Millisecond
 	// Delayed acknowledgements come after at most 200 ms (TCP_DELACK_MAX), give or take a tick.
@@ -26,12 +28,15 @@ const (
 type memory struct {
 	poll       uint32
 	recv, sent uint64
+	dataIn     uint32 // segments
 	acksIn     uint32 // segments without data
 	acksOut    uint32
 	since      time.Duration // in flight since
 	busy       bool
+	equal      bool // ticks
 	guess      guess
 	answers    uint8 // looks at which it had sent, and received nothing since the look before
+	again      bool  // it was asked again after it had answered: no mere stream
 	slow       bool
 }
 
@@ -48,8 +53,9 @@ const (
 // tally is what one look at all connections gives.
 type tally struct {
 	open, inFlight int
-	recent         int // not in flight, but sent something within streamFor
-	lasting        int // in flight: streams, slow requests, connections that have carried slow ones, silent ones
+	lasting        int // of those in flight: silent ones, slow requests, connections that have carried slow ones
+	streams        int // not in flight, but perhaps not done
+	recent         int // done, as far as it can be told, within streamFor
 }
 
 // judge knows the connections of the child's ports from poll to poll. All times are since t0. It is pure:
@@ -103,7 +109,7 @@ func (j *judge) end(now time.Duration) {
 			delete(j.known, k)
 		}
 	}
-	if j.tally.inFlight+j.tally.recent > 0 {
+	if j.tally.inFlight+j.tally.streams+j.tally.recent > 0 {
 		j.clean = false
 	} else if !j.clean {
 		j.clean, j.cleanSince = true, now
@@ -127,7 +133,7 @@ func (j *judge) idle(now time.Duration) bool {
 		return false
 	case j.clean && now-j.cleanSince >= settle:
 		return true
-	case now-j.quietSince < instantAfter:
+	case now-j.quietSince < instantAfter, j.tally.streams > 0:
 		return false
 	case j.tally.inFlight == 0:
 		return true
@@ -148,31 +154,31 @@ func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
 		return
 	}
 	received, sent := s.recv != m.recv, s.sent != m.sent
-	j.settleGuess(s, m, seen, received || sent)
+	m.settle(s, seen, received || sent)
 	if received {
 		m.answers = 0
+		m.again = m.again || seen && m.sent > 0
 	}
 	if sent || !seen && s.sent > 0 && s.sentAgo < s.recvAgo {
 		m.answers = min(m.answers+1, 3)
 	}
 	silent := s.recv == 0 && s.sent == 0
-	// An answer is sent at once, or after some time, and then it is done: at two looks in a row at most, if
-	// it is large. What goes on sending is a stream.
-	stream := m.answers >= 3 && s.sentAgo < streamFor
+	// What goes on sending, look after look, and is asked for nothing, is a stream; and so may be what has
+	// sent something and not been asked again yet.
+	stream := s.sent > 0 && s.sentAgo < streamFor && (m.answers >= streamLooks || !m.again)
 
-	busy := m.inFlight(s)
 	was := m.busy
-	m.busy = busy
-	if busy {
+	m.busy = m.inFlight(s)
+	old := false
+	if m.busy {
 		if !was || received && sent {
 			m.since = now - min(s.recvAgo, now)
 		}
-		if now-m.since >= slowAfter {
-			m.slow = true
-		}
+		old = now-m.since >= slowAfter
+		m.slow = m.slow || old && (m.guess == asked || s.recvAgo != s.sentAgo)
 	}
-	m.recv, m.sent = s.recv, s.sent
-	m.acksIn, m.acksOut = s.segsIn-s.dataIn, s.segsOut-s.dataOut
+	m.recv, m.sent, m.equal = s.recv, s.sent, s.recvAgo == s.sentAgo
+	m.dataIn, m.acksIn, m.acksOut = s.dataIn, s.segsIn-s.dataIn, s.segsOut-s.dataOut
 
 	switch {
 	case silent:
@@ -180,12 +186,14 @@ func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
 			j.tally.inFlight++
 			j.tally.lasting++
 		}
-	case busy || stream:
+	case m.busy:
 		j.tally.inFlight++
-		if m.slow || stream {
+		if old || m.slow {
 			j.tally.lasting++
 		}
-	case s.sentAgo < streamFor && s.sent > 0:
+	case stream:
+		j.tally.streams++
+	case s.sent > 0 && s.sentAgo < streamFor:
 		j.tally.recent++
 	}
 }
@@ -197,7 +205,7 @@ func (m *memory) inFlight(s *socket) bool {
 		unread-- // the client's FIN counts as a byte until the server has read it
 	}
 	switch {
-	case unread > 0, s.wqueue > 0:
+	case unread > 0, s.wqueue > 0 && !delivered(s):
 		return true
 	case s.recv == 0:
 		return false
@@ -209,30 +217,59 @@ func (m *memory) inFlight(s *socket) bool {
 	return m.guess != answered
 }
 
-// settleGuess tells, of a connection whose last bytes in and out have the same tick, which came last.
-func (j *judge) settleGuess(s *socket, m *memory, seen, changed bool) {
-	if s.recvAgo != s.sentAgo || s.dataOut == 0 || s.wqueue > 0 {
-		m.guess = unsure
+// delivered reports whether what was sent has reached the client for all that is known, though it isn't
+// acknowledged: a client with nothing to say waits 40 ms with that.
+func delivered(s *socket) bool {
+	return s.unsent == 0 && s.lost == 0 && s.sentAgo > 2*s.rtt+tick
+}
+
+// settle guesses, of a connection whose last bytes in and out have the same tick, which came last. That is
+// the rule and not the exception with clients that ask again as soon as they are answered: of those without
+// a pause nearly every look finds equal ticks.
+func (m *memory) settle(s *socket, seen, changed bool) {
+	was := m.guess
+	m.guess = unsure
+	if s.recvAgo != s.sentAgo || s.dataOut == 0 {
 		return
 	}
 	acksIn, acksOut := s.segsIn-s.dataIn, s.segsOut-s.dataOut
 	switch {
+	case s.wqueue > 0:
+		// A request sent after the answer was read would have acknowledged it.
+		m.guess = answered
 	case s.ackAgo < s.sentAgo:
 		// The answer was acknowledged later, and by itself: a further request would have done it.
 		m.guess = answered
 	case !seen && s.dataIn == 1:
 		m.guess = answered // one request, and an answer
-	case changed && seen && acksIn == m.acksIn:
+	case !seen:
+		m.guess = doubtful
+	case changed && acksIn == m.acksIn:
 		// Whatever was sent has been acknowledged, and by nothing but a request: that came last.
 		m.guess = asked
-	case changed && seen && acksOut == m.acksOut:
-		m.guess = unsure
-	case changed:
+	case changed && s.sent != m.sent && m.unanswered(was)+s.dataIn-m.dataIn == 1:
+		m.guess = answered // again one request, and an answer
+	case changed && acksOut != m.acksOut:
 		m.guess = doubtful
+	case changed:
+		m.guess = unsure
 	case acksOut != m.acksOut:
 		// A request not answered at once is acknowledged by itself.
 		m.guess = asked
-	case m.guess == unsure && s.recvAgo > delayedAck, m.guess == doubtful && s.recvAgo > silentFor:
+	case was == unsure && s.recvAgo > delayedAck, was == doubtful && s.recvAgo > silentFor:
 		m.guess = answered
+	default:
+		m.guess = was
 	}
+}
+
+// unanswered is how many requests were unanswered at the last look; many if that wasn't certain.
+func (m *memory) unanswered(was guess) uint32 {
+	switch {
+	case !m.busy:
+		return 0
+	case m.equal && (was == unsure || was == doubtful):
+		return 2
+	}
+	return 1
 }

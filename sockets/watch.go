@@ -374,6 +374,9 @@ func (w *watch) waiting(v *Verdict, now time.Duration) string {
 	if w.until == Idle && v.InFlight > 0 {
 		parts = append(parts, plural(v.InFlight, "request")+" in flight")
 	}
+	if n := w.judge.tally.streams; w.until == Idle && n > 0 {
+		parts = append(parts, plural(n, "connection")+" that may be streaming")
+	}
 	if w.until == Closed && v.Open > 0 {
 		parts = append(parts, plural(v.Open, "open connection"))
 	}
