@@ -56,7 +56,9 @@ func lookup(name string) (string, error) {
 		if err == nil {
 			return file, nil
 		}
-		if e := new(StartError); errors.As(err, &e) && e.Code == CodeCannotExecute {
+		// A directory of that name is none of the candidates, to bash and dash.
+		info, serr := os.Stat(file)
+		if e := new(StartError); errors.As(err, &e) && e.Code == CodeCannotExecute && (serr != nil || !info.IsDir()) {
 			denied = err
 		}
 	}
