@@ -896,8 +896,10 @@ func anything(t *testing.T, seed uint64) {
 	if own {
 		want[code] = true
 	}
-	if killed >= 0 {
-		want = map[int]bool{137: true}
+	if killed >= 0 && w.exited < killed {
+		bad("killed at %s, although it had exited at %s", killed, w.exited)
+	} else if killed >= 0 && w.died {
+		want = map[int]bool{137: true} // and not if it exited in that very instant
 	}
 	if !want[got.Code] {
 		bad("code %d, want one of %v", got.Code, want)

@@ -64,6 +64,7 @@ type world struct {
 	steps   int
 	livez   bool          // record that, and not readiness
 	exited  time.Duration // of the child
+	died    bool          // it, of SIGKILL
 	holdUp  time.Duration // how long sending SIGUSR1 takes
 
 	signals   chan unix.Signal
@@ -216,6 +217,7 @@ func (w *world) take(pid int, sig unix.Signal) {
 	w.mu.Unlock()
 	switch {
 	case sig == unix.SIGKILL && ok && !p.immortal:
+		w.died = w.died || pid == childPID
 		w.changes(pid, killedBy(unix.SIGKILL))
 	case ends && p.after == 0:
 		w.changes(pid, p.status)
