@@ -106,10 +106,13 @@ func dial(ctx context.Context, addr string, timeout time.Duration, dialed func()
 func Watch(ctx context.Context, check Check, interval time.Duration, hint string, out chan<- Result) {
 	var last Result
 	began, ready, hinted := time.Now(), false, false
-	for first := true; ; first = false {
+	for n := 1; ; n++ {
 		r := check(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		if r.OK && !ready || n%trimEvery == 0 {
+			Trim()
 		}
 		ready = ready || r.OK
 		if !ready && !hinted && time.Since(began) >= patience {
@@ -119,7 +122,7 @@ func Watch(ctx context.Context, check Check, interval time.Duration, hint string
 		if !ready && hinted {
 			r.Reason += hint
 		}
-		if first || r != last {
+		if n == 1 || r != last {
 			select {
 			case out <- r:
 			case <-ctx.Done():

@@ -54,6 +54,7 @@ type Server struct {
 
 	listener *listener
 	http     *http.Server
+	closed   atomic.Uint64
 	mu       sync.Mutex
 	probes   []probeCount
 }
@@ -78,7 +79,7 @@ func Listen(addr string) (*Server, error) {
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 	s.http.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateClosed && s.listener.accepted.Load()%trimEvery == 0 {
+		if state == http.StateClosed && s.closed.Add(1)%trimEvery == 0 {
 			go Trim() // ends with the collection
 		}
 	}
