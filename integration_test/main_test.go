@@ -164,7 +164,7 @@ func environment(env []string) []string {
 	return all
 }
 
-var unprefixed = regexp.MustCompile(`^(HEALTH_ADDR|GRACE_PERIOD|DRAIN_|STOP_|KILL_|UNREADY_|SIGNAL_|EXIT_CODES|ORPHAN_|READY_|WATCHDOG|PORTS|LOG_|TERMINATION_LOG)`)
+var unprefixed = regexp.MustCompile(`^(HEALTH_ADDR|GRACE_PERIOD|DRAIN_|STOP_|KILL_|UNREADY_|SIGNAL_|EXIT_CODES|ORPHAN_|READY_|WATCHDOG=|PORTS|LOG_|TERMINATION_LOG)`)
 
 // start starts drainit with args. Everything is gone when the test ends.
 func start(t *testing.T, s setup, args ...string) *process {

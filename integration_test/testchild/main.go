@@ -137,7 +137,6 @@ type Report struct {
 	Args, Env            []string
 	Dir                  string
 	Umask                int
-	Nofile               unix.Rlimit
 	FDs                  map[int]string
 	Flags                map[int]int // F_GETFL
 	Status               string      // /proc/self/status
@@ -151,7 +150,6 @@ func report([]string) {
 	r.Foreground, _ = unix.IoctlGetInt(0, unix.TIOCGPGRP)
 	r.Dir, _ = os.Getwd()
 	r.Umask = unix.Umask(0)
-	unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &r.Nofile)
 	for fd := range 256 {
 		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 		if err != nil {

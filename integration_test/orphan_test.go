@@ -1,0 +1,177 @@
+package integration_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// reaped asks drainit how many exits it has collected.
+func reaped(url string) int {
+	var s struct {
+		Reaped int `json:"processes_reaped"`
+	}
+	_, body := get(url + "/statusz")
+	json.Unmarshal([]byte(body), &s)
+	return s.Reaped
+}
+
+// zombies counts the dead that drainit has not collected.
+func (p *process) zombies() (n int) {
+	for _, c := range processes() {
+		if c.ppid == p.pid && c.state == "Z" {
+			n++
+		}
+	}
+	return n
+}
+
+func TestOrphansThatDieAtOnceAreAllReaped(t *testing.T) {
+	for _, direct := range []bool{false, true} {
+		for _, n := range []int{100, 20_000} {
+			t.Run(fmt.Sprintf("%d, PID 1: %v", n, !direct), func(t *testing.T) {
+				if n > 1000 {
+					notShort(t)
+				}
+				if n > 1000 && direct {
+					t.Skip("the same code; the hundred have shown that orphans come to a subreaper")
+				}
+				env, url := healthPort(t)
+				p := start(t, setup{direct: direct, env: []string{env}}, "--", testchild, "orphans", "-count", fmt.Sprint(n))
+				long(t, p.out, "ready")
+				began := time.Now()
+				p.signal(unix.SIGUSR1)
+				// drainit forwards the signal; the process that forked them is one more.
+				for end := time.Now().Add(time.Minute); reaped(url) < n; time.Sleep(20 * time.Millisecond) {
+					if time.Now().After(end) {
+						t.Fatalf("%d of %d were reaped", reaped(url), n)
+					}
+				}
+				if z := p.zombies(); z != 0 {
+					t.Errorf("%d zombies remain", z)
+				}
+				t.Logf("%d orphans reaped in %s", n, time.Since(began).Round(time.Millisecond))
+				p.kill()
+			})
+		}
+	}
+}
+
+// long is lines.wait for what takes its time.
+func long(t *testing.T, l *lines, text string) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		_, found, ended, _ := l.find(text)
+		if found {
+			return
+		}
+		if ended || time.Now().After(end) {
+			t.Fatalf("no %q: %s", text, l.tail())
+		}
+	}
+}
+
+func TestTheMainChildExitsAmongTwentyThousandOrphans(t *testing.T) {
+	notShort(t)
+	p := start(t, setup{}, "--", testchild, "orphans", "-count", "20000", "-exit", "42")
+	long(t, p.out, "ready")
+	p.signal(unix.SIGUSR1)
+	if code := p.waitFor(time.Minute); code != 42 {
+		t.Errorf("exit code %d, want 42: %s", code, p.err.tail())
+	}
+}
+
+func TestTheMainChildsCodeIsNeverLostAmongOrphans(t *testing.T) {
+	runs := 500
+	if testing.Short() {
+		runs = 20
+	}
+	inParallel(runs, func(i int) {
+		want := 1 + i%254
+		p, err := launch(t, setup{proc: "host", direct: i%5 == 0}, "--", testchild, "orphans", "-now", "-count", fmt.Sprint(i%20), "-exit", fmt.Sprint(want))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer p.kill()
+		select {
+		case <-p.done:
+			if p.code != want {
+				t.Errorf("run %d: exit code %d, want %d: %s", i, p.code, want, p.err.tail())
+			}
+		case <-time.After(patience):
+			t.Errorf("run %d has not ended: %s", i, p.err.tail())
+		}
+	})
+}
+
+func TestWhatTheChildLeavesBehind(t *testing.T) {
+	ways := map[string][]string{
+		"a background process":         nil,
+		"one in a session of its own":  {"-setsid"},
+		"a grandchild":                 {"-grandchild"},
+		"a grandchild of that session": {"-grandchild", "-setsid"},
+	}
+	for name, flags := range ways {
+		for _, direct := range []bool{false, true} {
+			where := map[bool]string{false: "as PID 1", true: "as a subreaper"}[direct]
+			t.Run(name+" gets the signal and finishes its trap, "+where, func(t *testing.T) {
+				t.Parallel()
+				args := append([]string{"--", testchild, "leave", "-exit", "5"}, flags...)
+				p := start(t, setup{direct: direct}, args...)
+				p.exits(5)
+				if got := p.out.String(); got != "ready\nbackground got 15\ntrap finished\n" {
+					t.Errorf("output: %s", got)
+				}
+				if s := p.err.String(); s != "" {
+					t.Errorf("all is well, and yet: %s", s)
+				}
+			})
+			t.Run(name+" that ignores it is killed at ORPHAN_GRACE, "+where, func(t *testing.T) {
+				t.Parallel()
+				args := append([]string{"--", testchild, "leave", "-ignore", "-exit", "6"}, flags...)
+				p := start(t, setup{direct: direct, env: []string{"ORPHAN_GRACE=700ms"}}, args...)
+				p.says("background got 15")
+				asked := time.Now()
+				p.exits(6)
+				about(t, "killed", p.ended.Sub(asked)+50*time.Millisecond, 700*time.Millisecond)
+				p.logs("what it left behind was killed with 1 process left")
+			})
+		}
+	}
+}
+
+func TestOrphanGraceZeroExitsWithTheChild(t *testing.T) {
+	t.Parallel()
+	p := start(t, setup{env: []string{"ORPHAN_GRACE=0"}}, "--", testchild, "leave", "-ignore", "-exit", "6")
+	p.exits(6)
+	if got := p.out.String(); got != "ready\n" {
+		t.Errorf("output: %s", got)
+	}
+}
+
+func TestOrphansGetTheStopSignalTooAndTheRestOfTheBudgetAtMost(t *testing.T) {
+	t.Run("they finish", func(t *testing.T) {
+		t.Parallel()
+		p := start(t, setup{env: []string{"GRACE_PERIOD=20s", "DRAIN_WINDOW=100ms", "STOP_SIGNAL=SIGTERM"}}, "--", testchild, "leave", "-on-term", "-exit", "7")
+		p.says("ready")
+		p.signal(unix.SIGINT)
+		p.exits(7)
+		if !strings.Contains(p.out.String(), "background got 15\ntrap finished\n") {
+			t.Errorf("output: %s", p.out)
+		}
+	})
+	t.Run("they are killed at kill_at", func(t *testing.T) {
+		t.Parallel()
+		p := start(t, setup{env: []string{"GRACE_PERIOD=2s", "DRAIN_WINDOW=100ms", "ORPHAN_GRACE=1m"}}, "--", testchild, "leave", "-ignore", "-on-term", "-exit", "7")
+		p.says("ready")
+		p.signal(unix.SIGTERM)
+		p.exits(7) // the child's, although others were killed
+		line := p.logs("SIGKILL to everything that is left")
+		about(t, "SIGKILL", duration(t, line, "after"), 1800*time.Millisecond)
+	})
+}
