@@ -3,50 +3,56 @@
 # installed here, for machines that reach no registry, and builds the examples
 # on them. Needs root (or mmdebstrap's unshare mode), mmdebstrap and Docker.
 #
-#   examples/build-images.sh                  all of it
-#   examples/build-images.sh go python nginx  only these bases, or: examples
+#   examples/build-images.sh                     all of it
+#   examples/build-images.sh go python nginx     only these bases
+#   examples/build-images.sh examples            only the examples, on bases made before
 #
 # SUITE and MIRROR say which Debian, GO which go command.
 set -eu
 cd "$(dirname "$0")/.."
-suite=${SUITE:-bookworm} go=${GO:-go}
+suite=${SUITE:-bookworm} go=${GO:-go} tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+export DOCKER_BUILDKIT=0 # the builder that every Docker has
 
 # base NAME PACKAGES CHANGES [MMDEBSTRAP OPTION...]: an image made of packages.
 base() {
 	name=$1 packages=$2 changes=$3
 	shift 3
 	echo "local/$name: $packages" >&2
-	mmdebstrap --quiet --variant=minbase --include="$packages" "$@" "$suite" - ${MIRROR:-} |
-		docker import --change "$changes" - "local/$name" >/dev/null
+	mmdebstrap --quiet --variant=minbase --include="$packages" "$@" "$suite" "$tmp/$name.tar" ${MIRROR:-}
+	docker import --change "$changes" "$tmp/$name.tar" "local/$name" >/dev/null
+	rm "$tmp/$name.tar"
 }
 
-# The modules of go.mod, and no more, as a proxy of files: what the Dockerfiles
-# download, they get without a network.
-go_base() {
-	modules=$(mktemp -d)
-	trap 'rm -rf "$modules"' EXIT
-	GOFLAGS=-modcacherw GOMODCACHE=$modules GOSUMDB=off \
+# The modules of go.mod, and no more, as a proxy of files on top of Go's image:
+# what the Dockerfiles download, they get without a network.
+modules() {
+	GOFLAGS=-modcacherw GOMODCACHE=$tmp/mod GOSUMDB=off \
 		GOPROXY="file://$($go env GOMODCACHE)/cache/download,$($go env GOPROXY)" $go mod download
-	base debian-go ca-certificates \
-		"ENV PATH=/usr/local/go/bin:/usr/bin:/bin GOPROXY=file:///go/proxy GOTOOLCHAIN=local" \
-		--customize-hook="cp -a '$($go env GOROOT)' \"\$1/usr/local/go\"" \
-		--customize-hook="mkdir \"\$1/go\" && cp -a '$modules/cache/download' \"\$1/go/proxy\""
+	printf 'FROM local/debian-go-plain\nCOPY cache/download /go/proxy\n' >"$tmp/mod/Dockerfile"
+	docker build --quiet -t local/debian-go "$tmp/mod" >/dev/null
 }
 
-# build IMAGE DOCKERFILE [ARGUMENT...]: with the builder every Docker has.
+# build IMAGE DOCKERFILE [OPTION...]
 build() {
 	image=$1 file=$2
 	shift 2
 	echo "local/$image: $file" >&2
-	DOCKER_BUILDKIT=0 docker build --quiet -t "local/$image" -f "$file" --build-arg GO_IMAGE=local/debian-go "$@" . >/dev/null
+	docker build --quiet -t "local/$image" -f "$file" --build-arg GO_IMAGE=local/debian-go "$@" . >/dev/null
 }
 
 for what in ${*:-go python nginx examples}; do
 	case $what in
-	go) go_base ;;
+	go)
+		base debian-go-plain ca-certificates \
+			"ENV PATH=/usr/local/go/bin:/usr/bin:/bin GOPROXY=file:///go/proxy GOTOOLCHAIN=local" \
+			--customize-hook="cp -a '$($go env GOROOT)' \"\$1/usr/local/go\""
+		modules
+		;;
 	python) base debian-fastapi python3-fastapi,python3-uvicorn "ENV PATH=/usr/bin:/bin" ;;
 	nginx) base debian-nginx nginx-light "ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin" ;;
 	examples)
+		modules
 		build drainit examples/init-container/Dockerfile
 		build drainit-plain examples/server/Dockerfile --target plain
 		build drainit-server examples/server/Dockerfile
