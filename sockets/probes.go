@@ -46,7 +46,7 @@ type series struct {
 // fit looks for a pattern that explains all of times, which are sorted. It holds an arrival to be chance
 // until the whole is too even for that: of a Poisson stream with one arrival per p, the share of gaps
 // within ±d of p is 2·d/p·e⁻¹ ≈ 0.74·d/p; and of the sums of m gaps, about 0.8·d·√m/p.
-func fit(times []time.Duration) (series, bool) {
+func fit(times []time.Duration, limit float64) (series, bool) {
 	for m := 1; m <= maxSeries; m++ {
 		gaps := len(times) - m
 		if gaps < 2 || len(times) < 3 {
@@ -67,7 +67,7 @@ func fit(times []time.Duration) (series, bool) {
 		if worst > p/10 {
 			continue
 		}
-		if math.Pow(0.8*math.Sqrt(float64(m))*float64(worst)/float64(p), float64(gaps-1)) < chance {
+		if math.Pow(0.8*math.Sqrt(float64(m))*float64(worst)/float64(p), float64(gaps-1)) < limit {
 			return series{p, min(max(2*worst, 5*tick), p/10), slices.Clone(times[len(times)-m:])}, true
 		}
 	}
@@ -102,7 +102,7 @@ type probes struct {
 
 // remember takes the arrivals of an address before t0, sorted. They have to be regular all together.
 func (p *probes) remember(peer netip.Addr, port uint16, times []time.Duration) {
-	if s, ok := fit(times); ok && len(times) > 3 {
+	if s, ok := fit(times, chance); ok && len(times) > 3 {
 		p.add(class{peer, port, anyBytes}, s)
 	}
 }
@@ -147,7 +147,7 @@ func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 	p.times[c] = times
 	// A client may have come in between at first: the latest are enough, if they are regular.
 	for from := 0; len(times)-from >= 3; from++ {
-		if s, ok := fit(times[from:]); ok {
+		if s, ok := fit(times[from:], chance/float64(1+10*from)); ok {
 			p.add(c, s)
 			delete(p.times, c)
 			return false, true
