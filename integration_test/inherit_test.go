@@ -214,7 +214,8 @@ func TestStderrThatTakesNothing(t *testing.T) {
 		}
 		defer r.Close()
 		defer w.Close()
-		unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
+		size, _ := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
+		w.Write(make([]byte, size))
 		stoppedInTime(t, setup{stderr: w})
 	})
 	t.Run("/dev/full", func(t *testing.T) {

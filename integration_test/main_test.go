@@ -137,7 +137,8 @@ type setup struct {
 	stderr *os.File // nil: collected
 	extra  []*os.File
 	dir    string
-	tty    *os.File // becomes 0, 1, 2 and the controlling terminal
+	term   *terminal // becomes 0, 1, 2 and the controlling terminal
+	shell  []string  // what to execute instead of drainit
 }
 
 // process is a drainit that was started.
@@ -182,6 +183,9 @@ func launch(t *testing.T, s setup, args ...string) (*process, error) {
 	if s.as != "" {
 		words[0] = s.as
 	}
+	if s.shell != nil {
+		words = s.shell
+	}
 	p := &process{t: t, out: newLines(), err: newLines(), done: make(chan struct{})}
 	attr := new(syscall.SysProcAttr)
 	if !s.direct {
@@ -214,13 +218,17 @@ func launch(t *testing.T, s setup, args ...string) (*process, error) {
 	if s.stderr != nil {
 		c.Stderr = s.stderr
 	}
-	if s.tty != nil {
-		c.Stdin, c.Stdout, c.Stderr = s.tty, s.tty, s.tty
+	if s.term != nil {
+		c.Stdin, c.Stdout, c.Stderr = s.term.slave, s.term.slave, s.term.slave
+		p.out, p.err = s.term.out, s.term.out
 		attr.Setsid, attr.Setctty = true, true
 	}
 	p.began = time.Now()
 	if err := c.Start(); err != nil {
 		return nil, err
+	}
+	if s.term != nil {
+		s.term.slave.Close() // so that the other side sees the end
 	}
 	p.pid = c.Process.Pid
 	go func() {
@@ -232,6 +240,9 @@ func launch(t *testing.T, s setup, args ...string) (*process, error) {
 		}
 		if err != nil && errors.Is(err, exec.ErrWaitDelay) {
 			fmt.Fprintln(p.err, "(the tests: something still held the output open)")
+		}
+		if s.term != nil {
+			s.term.read(time.Second)
 		}
 		p.out.end()
 		p.err.end()
