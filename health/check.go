@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -23,6 +24,9 @@ const (
 	startingInterval = 200 * time.Millisecond
 	patience         = 30 * time.Second
 )
+
+// maxAnswer bounds what is read of an answer: its head has to fit.
+const maxAnswer = 64 << 10
 
 // Check looks once.
 type Check func(ctx context.Context) Result
@@ -81,9 +85,10 @@ func HTTP(u *url.URL, timeout time.Duration, dialed func()) Check {
 		if err := r.Write(c); err != nil {
 			return Result{Reason: fmt.Sprintf("GET %s: %v", u, err)}
 		}
-		answer, err := http.ReadResponse(bufio.NewReader(c), r)
+		// ReadResponse alone would read a head of any length.
+		answer, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, maxAnswer)), r)
 		if err != nil {
-			return Result{Reason: fmt.Sprintf("GET %s: no answer: %v", u, err)}
+			return Result{Reason: fmt.Sprintf("GET %s: no answer: %.200s", u, err)}
 		}
 		reason := fmt.Sprintf("GET %s: %d", u, answer.StatusCode)
 		return Result{OK: answer.StatusCode >= 200 && answer.StatusCode < 400, Reason: reason}

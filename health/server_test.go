@@ -1,0 +1,353 @@
+package health
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// deadline is for what should happen soon; no test passes only because
+// something was quick.
+const deadline = 30 * time.Second
+
+// The columns of the contract's table, as the supervisor sets the gate in them.
+var states = map[string]Answer{
+	"starting":                {Reason: "starting: no listening TCP socket yet"},
+	"ready":                   {Ready: true, Started: true, Reason: "ready: listening on 80"},
+	"unready":                 {Started: true, Reason: "unready: it does not answer"},
+	"draining":                {Started: true, Reason: "draining: stop asked for by SIGTERM"},
+	"draining, UNREADY_DELAY": {Ready: true, Started: true, Reason: "draining: stop asked for by SIGTERM"},
+	"stopping":                {Started: true, Reason: "stopping: stop asked for by SIGTERM"},
+	"watchdog missed":         {Ready: true, Started: true, Dead: true, Reason: "ready"},
+}
+
+func TestAnswers(t *testing.T) {
+	const ok, no = http.StatusOK, http.StatusServiceUnavailable
+	for state, want := range map[string][3]int{ // readyz, livez, startupz
+		"starting":                {no, ok, no},
+		"ready":                   {ok, ok, ok},
+		"unready":                 {no, ok, ok},
+		"draining":                {no, ok, ok},
+		"draining, UNREADY_DELAY": {ok, ok, ok},
+		"stopping":                {no, ok, ok},
+		"watchdog missed":         {ok, no, ok},
+	} {
+		s := &Server{Gate: new(Gate)}
+		s.Gate.Set(states[state])
+		for path, code := range map[string]int{
+			"/readyz": want[0], "/healthz": want[0], "/readiness": want[0], "/livez": want[1], "/startupz": want[2],
+			"/statusz": ok, "/metrics": ok,
+			"/": 404, "/readyz/": 404, "/ready": 404, "/READYZ": 404, "//readyz": 404, "/debug/pprof/": 404,
+		} {
+			for method, code := range map[string]int{"GET": code, "HEAD": code, "POST": 405, "PUT": 405, "DELETE": 405, "OPTIONS": 405, "BREW": 405} {
+				t.Run(state+" "+method+" "+path, func(t *testing.T) {
+					w := httptest.NewRecorder()
+					s.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+					got := w.Result()
+					body, _ := io.ReadAll(got.Body)
+					if got.StatusCode != code {
+						t.Errorf("code %d, want %d; %q", got.StatusCode, code, body)
+					}
+					if c := got.Header.Get("Cache-Control"); c != "no-store" {
+						t.Errorf("Cache-Control %q, want no-store", c)
+					}
+					if allow := got.Header.Get("Allow"); (allow == "GET, HEAD") != (code == 405) {
+						t.Errorf("Allow is %q with %d", allow, code)
+					}
+					if method == "HEAD" {
+						if len(body) > 0 {
+							t.Errorf("a body to HEAD: %q", body)
+						}
+						return
+					}
+					if path == "/statusz" || path == "/metrics" {
+						return
+					}
+					if strings.Count(string(body), "\n") != 1 || !strings.HasSuffix(string(body), "\n") || len(body) < 2 {
+						t.Errorf("body %q, want one line", body)
+					}
+					if (code == ok || code == no) && string(body) != states[state].Reason+"\n" {
+						t.Errorf("body %q, want %q: it says why", body, states[state].Reason)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestAQueryChangesNothing(t *testing.T) {
+	s := &Server{Gate: new(Gate)}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest("GET", "/readyz?ready=1", nil))
+	if w.Code != 503 {
+		t.Errorf("code %d, want 503", w.Code)
+	}
+}
+
+func TestZeroGateIsNotReadyAndAlive(t *testing.T) {
+	got := new(Gate).Get()
+	if got.Ready || got.Started || got.Dead || got.Reason == "" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// listen serves on a port of this machine's choice.
+func listen(t *testing.T) (*Server, string) {
+	t.Helper()
+	s, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve() }()
+	t.Cleanup(func() {
+		s.Close()
+		select {
+		case err := <-served:
+			if err != nil {
+				t.Errorf("Serve ended with %v, want nil", err)
+			}
+		case <-time.After(deadline):
+			t.Error("Serve goes on after Close")
+		}
+	})
+	return s, fmt.Sprintf("127.0.0.1:%d", s.Port())
+}
+
+func dialed(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(deadline))
+	return c
+}
+
+// request sends text and returns the answer's code, or 0 if there was none.
+func request(t *testing.T, c net.Conn, text string) int {
+	t.Helper()
+	go io.WriteString(c, text) // may be cut off
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0
+	}
+	io.Copy(io.Discard, answer.Body)
+	return answer.StatusCode
+}
+
+const probe = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+
+func TestListenerCountsAndAnswers(t *testing.T) {
+	s, addr := listen(t)
+	probes := make(chan struct{}, 100)
+	s.Probed = func() { probes <- struct{}{} }
+	const n = 20
+	for range n {
+		c := dialed(t, addr)
+		if code := request(t, c, probe); code != 200 {
+			t.Errorf("code %d, want 200", code)
+		}
+		// One request each: an idle connection would hold a place.
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("after the answer: %v, want EOF", err)
+		}
+	}
+	if got := s.Accepted(); got != n {
+		t.Errorf("%d accepted, want %d", got, n)
+	}
+	if got := len(probes); got != n {
+		t.Errorf("Probed was called %d times, want %d", got, n)
+	}
+}
+
+func TestOversizedHeadersAreRefused(t *testing.T) {
+	_, addr := listen(t)
+	if code := request(t, dialed(t, addr), "GET /livez HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", 64<<10)+"\r\n\r\n"); code != 431 && code != 0 {
+		t.Errorf("code %d, want 431 or to be cut off", code)
+	}
+	if code := request(t, dialed(t, addr), "GET /"+strings.Repeat("x", 64<<10)+" HTTP/1.1\r\nHost: x\r\n\r\n"); code/100 != 4 && code != 0 {
+		t.Errorf("code %d, want 4xx or to be cut off", code)
+	}
+	for _, junk := range []string{"\x16\x03\x01\x02\x00\x01\x00", "GET\r\n\r\n", "\r\n\r\n\r\n", "GET /livez HTTP/9.9\r\n\r\n"} {
+		if code := request(t, dialed(t, addr), junk+"\r\n\r\n"); code == 200 {
+			t.Errorf("%q is answered with 200", junk)
+		}
+	}
+	if code := request(t, dialed(t, addr), probe); code != 200 {
+		t.Errorf("and then code %d, want 200", code)
+	}
+}
+
+// TestMoreThanTheLimit fills every place with clients that say nothing, or say
+// it slowly: they are cut off, and who comes after them is answered.
+func TestMoreThanTheLimit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the time limit of the port")
+	}
+	s, addr := listen(t)
+	var silent []net.Conn
+	for i := range maxConnections {
+		c := dialed(t, addr)
+		if i%2 == 0 {
+			io.WriteString(c, "GET /livez HT")
+		}
+		silent = append(silent, c)
+	}
+	for s.Accepted() < maxConnections {
+		time.Sleep(10 * time.Millisecond)
+	}
+	began := time.Now()
+	if code := request(t, dialed(t, addr), probe); code != 200 {
+		t.Errorf("code %d, want 200 when places are free again", code)
+	}
+	if took := time.Since(began); took < readTimeout/2 {
+		t.Errorf("answered after %s: the limit of %d connections was not kept", took, maxConnections)
+	}
+	for _, c := range silent {
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("a slow client was not cut off in %s", deadline)
+		}
+	}
+}
+
+func TestCloseWithEveryPlaceTaken(t *testing.T) {
+	s, addr := listen(t)
+	for range maxConnections + 5 {
+		dialed(t, addr)
+	}
+	for s.Accepted() < maxConnections {
+		time.Sleep(10 * time.Millisecond)
+	}
+	// listen's clean-up is the test: Serve must return.
+}
+
+func TestAPortThatIsTaken(t *testing.T) {
+	_, addr := listen(t)
+	if s, err := Listen(addr); err == nil {
+		s.Close()
+		t.Errorf("%s could be bound twice", addr)
+	}
+}
+
+var full = Status{
+	Phase: "draining", PID: 1, ChildPID: 7, Started: time.Unix(1_700_000_000, 5e8), Uptime: 12.5, Ready: true, Alive: true,
+	Reason: "draining", Text: `it says "hi"`, Order: []string{"starting", "ready", "draining"},
+	Phases:  map[string]float64{"starting": 0.25, "ready": 1e7, "draining": 3},
+	Signals: map[string]Count{"SIGTERM": {2, 1}, "SIGRTMIN+3": {1, 0}},
+	Reaped:  20000, Dropped: 3, Notify: &Notify{4, 5}, Clients: &Clients{Known: true, Open: 3, InFlight: 2, Queued: 1, Rate: 0.5},
+	Stop:   &Stop{T0: time.Unix(1_700_000_010, 0), AskedBy: "SIGTERM", Signal: "SIGTERM"},
+	Config: map[string]string{"DRAINIT_GRACE_PERIOD": "30s"},
+}
+
+// reportOf asks for path and returns the body.
+func reportOf(t *testing.T, s *Server, path, kind string) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	if w.Code != 200 || w.Header().Get("Content-Type") != kind {
+		t.Errorf("code %d, Content-Type %q; want 200, %q", w.Code, w.Header().Get("Content-Type"), kind)
+	}
+	return w.Body.String()
+}
+
+const metricsKind = "text/plain; version=0.0.4; charset=utf-8"
+
+func serverWith(st Status) *Server {
+	return &Server{Gate: new(Gate), Status: func(context.Context) (Status, error) { return st, nil }}
+}
+
+func TestMetrics(t *testing.T) {
+	s := serverWith(full)
+	for _, path := range []string{"/readyz", "/readyz", "/livez", "/nothing", "/nothing2"} {
+		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
+	}
+	got := reportOf(t, s, "/metrics", metricsKind)
+	for _, want := range []string{
+		`drainit_phase{phase="draining"} 1`, `drainit_phase{phase="ready"} 0`, `drainit_phase_seconds{phase="starting"} 0.25`,
+		`drainit_ready 1`, `drainit_alive 1`, `drainit_child_start_time_seconds 1.7000000005e+09`,
+		`drainit_processes_reaped_total 20000`, `drainit_log_lines_dropped_total 3`,
+		`drainit_probes_total{path="/readyz",code="503"} 2`, `drainit_probes_total{path="/livez",code="200"} 1`,
+		`drainit_signals_received_total{signal="SIGTERM"} 2`, `drainit_signals_forwarded_total{signal="SIGTERM"} 1`,
+		`drainit_signals_received_total{signal="SIGRTMIN+3"} 1`,
+		`drainit_notify_refused_total{reason="malformed"} 4`, `drainit_notify_refused_total{reason="foreign"} 5`,
+		`drainit_client_connections 3`, `drainit_client_requests_in_flight 2`, `drainit_client_accept_queue 1`,
+		`drainit_client_arrivals_per_second 0.5`,
+	} {
+		if !strings.Contains("\n"+got, "\n"+want+"\n") {
+			t.Errorf("%q is missing in\n%s", want, got)
+		}
+	}
+	// Anybody could make up paths, each a time series.
+	if strings.Contains(got, "nothing") {
+		t.Errorf("unknown paths are counted by name:\n%s", got)
+	}
+}
+
+func TestMetricsAreToPrometheussTaste(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("promtool is not installed; Debian has it in prometheus")
+		}
+		t.Skip("promtool is not installed; Debian has it in prometheus")
+	}
+	for name, st := range map[string]Status{"everything": full, "little": {Phase: "starting", Order: full.Order}, "nothing": {}} {
+		t.Run(name, func(t *testing.T) {
+			s := serverWith(st)
+			reportOf(t, s, "/metrics", metricsKind) // so that one was counted
+			text := reportOf(t, s, "/metrics", metricsKind)
+			cmd := exec.Command(promtool, "check", "metrics")
+			cmd.Stdin = strings.NewReader(text)
+			if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+				t.Errorf("promtool check metrics: %v\n%s\n%s", err, out, text)
+			}
+		})
+	}
+}
+
+func TestStatusz(t *testing.T) {
+	t.Setenv("SECRET_OF_THE_CHILD", "hunter2")
+	body := reportOf(t, serverWith(full), "/statusz", "application/json")
+	if strings.Contains(body, "SECRET") || strings.Contains(body, "hunter2") {
+		t.Errorf("the environment is in it:\n%s", body)
+	}
+	var got Status
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatalf("%v in\n%s", err, body)
+	}
+	if got.Phase != "draining" || got.PID != 1 || got.ChildPID != 7 || got.Stop == nil || got.Stop.AskedBy != "SIGTERM" ||
+		got.Signals["SIGTERM"] != full.Signals["SIGTERM"] || got.Text != full.Text || got.Config["DRAINIT_GRACE_PERIOD"] != "30s" {
+		t.Errorf("got %+v, want %+v", got, full)
+	}
+	for _, key := range []string{"phase", "since", "pid", "child_pid", "uptime_seconds", "ready", "signals", "processes_reaped", "config"} {
+		var all map[string]any
+		json.Unmarshal([]byte(body), &all)
+		if _, ok := all[key]; !ok {
+			t.Errorf("%q is missing in\n%s", key, body)
+		}
+	}
+}
+
+// TestAReportWithoutTheLoop: it is 200 also while the loop is too busy.
+func TestAReportWithoutTheLoop(t *testing.T) {
+	s := &Server{Gate: new(Gate), Status: func(context.Context) (Status, error) { return full, errors.New("busy") }}
+	if body := reportOf(t, s, "/statusz", "application/json"); !strings.Contains(body, `"phase": "unknown"`) {
+		t.Errorf("got %s, want an unknown phase", body)
+	}
+	reportOf(t, s, "/metrics", metricsKind)
+	s.Status = nil
+	reportOf(t, s, "/statusz", "application/json")
+}
