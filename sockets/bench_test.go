@@ -1,9 +1,12 @@
 package sockets
 
 import (
-	"context"
+	"bufio"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -40,32 +43,64 @@ func BenchmarkNote(b *testing.B) {
 	}
 }
 
-// connections makes n connections to one port, and accepts them. Both ends are this process's.
+// connections makes n accepted connections to one port. As a process may have some 20,000 descriptors only,
+// helpers hold both ends of up to 9,000 each, on an address of their own.
 func connections(b *testing.B, n int) uint16 {
 	b.Helper()
-	need := uint64(2*n + 100)
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		b.Fatal(err)
-	}
-	if limit.Cur < need {
-		raised := unix.Rlimit{Cur: need, Max: max(need, limit.Max)}
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &raised); err != nil {
-			b.Skipf("needs %d descriptors, may have %d: %v", need, limit.Max, err)
+	_, port := listen(b, "tcp4", "127.0.0.1:0")
+	for i := 2; n > 0; i++ {
+		share := min(n, 9_000)
+		n -= share
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Max < uint64(2*share+50) {
+			b.Skipf("needs %d descriptors a process, may have %d", 2*share+50, limit.Max)
+		}
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=hold 127.0.0.%d:%d %d", helper, i, port, share))
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { in.Close(); cmd.Wait() })
+		if word, _ := bufio.NewReader(out).ReadString('\n'); word != "ready\n" {
+			b.Skipf("no %d connections to 127.0.0.%d: %s", share, i, word)
 		}
 	}
-	l, port := listen(b, "tcp4", "0.0.0.0:0")
-	for i := range n {
-		// Each address has its own range of ports to dial from.
-		client, err := (&net.Dialer{}).DialContext(context.Background(), "tcp4", fmt.Sprintf("127.0.0.%d:%d", 1+i/10_000, port))
+	return port
+}
+
+func hold(addr string, n int) int {
+	l, err := net.Listen("tcp4", addr)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	held := make([]net.Conn, 0, 2*n)
+	for range n {
+		client, err := net.Dial("tcp4", addr)
 		if err != nil {
-			b.Skipf("after %d connections: %v", i, err)
+			fmt.Println(err)
+			return 1
 		}
 		server, err := l.Accept()
 		if err != nil {
-			b.Skipf("after %d connections: %v", i, err)
+			fmt.Println(err)
+			return 1
 		}
-		b.Cleanup(func() { client.(*net.TCPConn).SetLinger(0); client.Close(); server.Close() })
+		held = append(held, client, server)
 	}
-	return port
+	fmt.Println("ready")
+	io.Copy(io.Discard, os.Stdin)
+	for _, c := range held {
+		c.(*net.TCPConn).SetLinger(0) // leaves no TIME_WAIT
+		c.Close()
+	}
+	return 0
 }

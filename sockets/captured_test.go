@@ -3,6 +3,8 @@ package sockets
 import (
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // capturedSockets are inet_diag messages of Linux 6.18 (amd64), from their inet_diag_msg to their last attribute.
@@ -19,7 +21,7 @@ var capturedSockets = []struct {
 		"000000000000000000000000000000000200000000000000030000000000000000000000000000000000000000000000" +
 		"000000000000010000000100000000000000000000000000000000000000000000000000000000000000000000000000" +
 		"0000000000000000", socket{
-		state: stEstablished, local: 33007, peerPort: 44972, peer: netip.MustParseAddr("127.0.0.1"), self: true,
+		family: unix.AF_INET, state: stEstablished, local: 33007, peerPort: 44972, peer: netip.MustParseAddr("127.0.0.1"), self: true,
 		cookie: 27520, inode: 1342843, expires: 14864 * time.Millisecond, cgroup: 1,
 		info: true, sentAgo: 104 * time.Millisecond, recvAgo: 136 * time.Millisecond, ackAgo: 104 * time.Millisecond,
 		sent: 3, recv: 5, segsOut: 2, segsIn: 4, dataOut: 1, dataIn: 1, rtt: 33 * time.Microsecond,
@@ -33,7 +35,7 @@ var capturedSockets = []struct {
 		"000000000000000000000000000000000100000000000000000000000000000000000000000000000000000000000000" +
 		"0000000000000100cbff0000000000000000000000000000000000000000000000000000000000000000000000000000" +
 		"0000000000000000", socket{
-		state: stEstablished, local: 33007, peerPort: 44984, peer: netip.MustParseAddr("127.0.0.1"), self: true,
+		family: unix.AF_INET, state: stEstablished, local: 33007, peerPort: 44984, peer: netip.MustParseAddr("127.0.0.1"), self: true,
 		cookie: 27519, cgroup: 1, info: true, segsIn: 2, rtt: 38 * time.Microsecond,
 	}},
 	{"an IPv6 listener with one waiting", "0a0a0000b6690000000000000000000000000000000000010000000000000000000000000000000000000000ef860000" +
@@ -45,7 +47,7 @@ var capturedSockets = []struct {
 		"000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000" +
 		"000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000" +
 		"00000000000000000000000000000000100013000a0001006d70746370000000", socket{
-		state: stListen, local: 46697, peer: netip.IPv6Unspecified(),
+		family: unix.AF_INET6, state: stListen, local: 46697, peer: netip.IPv6Unspecified(),
 		cookie: 34543, inode: 1342845, rqueue: 1, wqueue: 4096, cgroup: 1, info: true,
 	}},
 }

@@ -41,6 +41,7 @@ const (
 
 // socket is one TCP socket as the kernel describes it. Times are how long ago something happened.
 type socket struct {
+	family   uint8
 	state    uint8
 	local    uint16
 	peerPort uint16
@@ -193,6 +194,7 @@ func decodeSocket(b []byte, s *socket) error {
 		return errTruncated
 	}
 	*s = socket{
+		family:   b[0],
 		state:    b[1],
 		local:    binary.BigEndian.Uint16(b[4:]),
 		peerPort: binary.BigEndian.Uint16(b[6:]),

@@ -161,7 +161,7 @@ func measure(t *testing.T, server measuredServer, think, every time.Duration) {
 		}
 		j.begin()
 		clear(cookies)
-		err := nl.dump(maskOpen, uint16(port), true, func(s *socket) {
+		err := nl.dump(bothFamilies, maskOpen, uint16(port), true, func(s *socket) {
 			cookies[s.peerPort] = s.cookie
 			seen[s.peerPort] = *s
 			j.see(s, time.Since(t0))

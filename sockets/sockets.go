@@ -84,6 +84,7 @@ type Counter struct {
 	mu       sync.Mutex
 	owner    owner
 	ports    []uint16 // all that have ever been the child's, sorted
+	families families // of their listeners
 	readings []reading
 	fellBack bool // to /proc
 	slow     bool
@@ -109,6 +110,9 @@ func New(o Options) *Counter {
 	}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
+	}
+	for _, p := range o.Ports {
+		c.keep(p) // their connections count even if nobody has been seen listening
 	}
 	c.Note()
 	return c
@@ -137,18 +141,20 @@ func (c *Counter) Listening() ([]uint16, error) {
 	ports := make([]uint16, 0, len(mine))
 	for _, l := range mine {
 		ports = append(ports, l.port)
+		c.remember(l)
 	}
 	slices.Sort(ports)
-	ports = slices.Compact(ports)
-	c.remember(ports)
-	return ports, nil
+	return slices.Compact(ports), nil
 }
 
-func (c *Counter) remember(ports []uint16) {
-	for _, p := range ports {
-		if i, found := slices.BinarySearch(c.ports, p); !found {
-			c.ports = slices.Insert(c.ports, i, p)
-		}
+func (c *Counter) remember(l listener) {
+	c.families.add(l.family)
+	c.keep(l.port)
+}
+
+func (c *Counter) keep(port uint16) {
+	if i, found := slices.BinarySearch(c.ports, port); !found {
+		c.ports = slices.Insert(c.ports, i, port)
 	}
 }
 
@@ -266,9 +272,9 @@ func denied(err error) bool {
 }
 
 // each hands every socket in the states of the mask to see, from where that can be had.
-func (v *view) each(states uint32, port uint16, info bool, see func(*socket)) error {
+func (v *view) each(f families, states uint32, port uint16, info bool, see func(*socket)) error {
 	if !v.c.fellBack {
-		err := v.ask(states, port, info, see)
+		err := v.ask(f, states, port, info, see)
 		if err == nil || !denied(err) {
 			return err
 		}
@@ -286,7 +292,7 @@ func (v *view) each(states uint32, port uint16, info bool, see func(*socket)) er
 	return err
 }
 
-func (v *view) ask(states uint32, port uint16, info bool, see func(*socket)) error {
+func (v *view) ask(f families, states uint32, port uint16, info bool, see func(*socket)) error {
 	if v.nl == nil {
 		nl, err := v.c.openNetlink()
 		if err != nil {
@@ -294,7 +300,7 @@ func (v *view) ask(states uint32, port uint16, info bool, see func(*socket)) err
 		}
 		v.nl = nl
 	}
-	err := v.nl.dump(states, port, info, see)
+	err := v.nl.dump(f, states, port, info, see)
 	if err != nil {
 		// A dump given up may still have datagrams under way; a new socket has none.
 		v.close()
@@ -305,11 +311,11 @@ func (v *view) ask(states uint32, port uint16, info bool, see func(*socket)) err
 // listeners returns the child's listeners, and whether there are others.
 func (v *view) listeners() (mine []listener, foreign bool, err error) {
 	v.all = v.all[:0]
-	err = v.each(maskListen, 0, false, func(s *socket) {
+	err = v.each(bothFamilies, maskListen, 0, false, func(s *socket) {
 		if v.c.options.OwnPort != 0 && s.local == v.c.options.OwnPort && !v.c.owner.asked && s.cgroup != 0 {
 			v.c.owner.cgroup, v.c.owner.asked = s.cgroup, true
 		}
-		v.all = append(v.all, listener{s.local, s.rqueue, s.inode, s.cgroup})
+		v.all = append(v.all, listener{s.family, s.local, s.rqueue, s.inode, s.cgroup})
 	})
 	if err != nil {
 		return nil, false, err

@@ -160,9 +160,7 @@ func (w *watch) read(began time.Duration) (queued int, err error) {
 	}
 	for _, l := range mine {
 		queued += int(l.queue)
-		if _, found := slices.BinarySearch(w.c.ports, l.port); !found {
-			w.c.remember([]uint16{l.port})
-		}
+		w.c.remember(l)
 	}
 	w.ports = w.c.ports
 	w.notice(foreign)
@@ -181,7 +179,7 @@ func (w *watch) read(began time.Duration) (queued int, err error) {
 		port = w.ports[0]
 	}
 	w.judge.begin()
-	err = w.view.each(maskOpen, port, true, func(s *socket) {
+	err = w.view.each(w.c.families, maskOpen, port, true, func(s *socket) {
 		if port == 0 && !w.ours(s) {
 			return
 		}
@@ -241,7 +239,7 @@ func (w *watch) recall(now time.Duration) {
 	}
 	times := map[from][]time.Duration{}
 	total := 0
-	err := w.view.each(maskTimeWait, 0, false, func(s *socket) {
+	err := w.view.each(w.c.families, maskTimeWait, 0, false, func(s *socket) {
 		if !w.ours(s) {
 			return
 		}

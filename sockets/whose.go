@@ -13,6 +13,7 @@ import (
 
 // listener is a listening TCP socket.
 type listener struct {
+	family uint8
 	port   uint16
 	queue  uint32
 	inode  uint32
@@ -220,7 +221,7 @@ func ownCgroup(n *netlink) uint64 {
 		return 0
 	}
 	var id uint64
-	err = n.dump(maskListen, uint16(in4.Port), false, func(s *socket) {
+	err = n.dump(families{true}, maskListen, uint16(in4.Port), false, func(s *socket) {
 		if uint64(s.inode) == st.Ino&0xffffffff {
 			id = s.cgroup
 		}
