@@ -1,0 +1,106 @@
+package integration_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestTheBinaryIsSmall(t *testing.T) {
+	const most = 7_000_000
+	info, err := os.Stat(drainit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes", info.Size())
+	if info.Size() > most {
+		t.Errorf("%d bytes, want at most %d", info.Size(), most)
+	}
+}
+
+// statusField reads one number from /proc/PID/status.
+func statusField(t *testing.T, path, name string) int {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^` + name + `:\s+(\d+)`).FindSubmatch(b)
+	if m == nil {
+		t.Fatalf("no %s in %s", name, path)
+	}
+	n, _ := strconv.Atoi(string(m[1]))
+	return n
+}
+
+func TestAThousandProbesCostLittleMemory(t *testing.T) {
+	const mostKB, mostAnonymousKB = 8 << 10, 2 << 10
+	env, url := healthPort(t)
+	p := start(t, setup{env: []string{env}}, "--", testchild, "signals")
+	p.says("ready")
+	answers(t, url+"/readyz", 200)
+	for range 1000 {
+		if code, body := get(url + "/readyz"); code != 200 {
+			t.Fatalf("%d %s", code, body)
+		}
+	}
+	status := fmt.Sprintf("/proc/%d/status", p.pid)
+	rss, anonymous := statusField(t, status, "VmRSS"), statusField(t, status, "RssAnon")
+	t.Logf("RSS %d kB, of it anonymous %d kB", rss, anonymous)
+	if rss > mostKB || anonymous > mostAnonymousKB {
+		t.Errorf("RSS %d kB, of it anonymous %d kB; want at most %d and %d", rss, anonymous, mostKB, mostAnonymousKB)
+	}
+}
+
+// switches sums the context switches of every thread.
+func (p *process) switches(t *testing.T) (sum int) {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatal("no threads: ", err)
+	}
+	for _, status := range threads {
+		sum += statusField(t, status, "voluntary_ctxt_switches") + statusField(t, status, "nonvoluntary_ctxt_switches")
+	}
+	return sum
+}
+
+func TestIdleForThirtySecondsWithoutAContextSwitch(t *testing.T) {
+	notShort(t)
+	t.Parallel()
+	const window, tries = 30 * time.Second, 3
+	env, url := healthPort(t)
+	var found []int
+	for range tries {
+		// Anew each time: what is measured is the time right after the start.
+		// Once a minute the Go runtime may look around.
+		p := start(t, setup{env: []string{env}}, "--", "/bin/sleep", "1000")
+		answers(t, url+"/readyz", 200)
+		settled := 0 // nothing for a second
+		eventually(t, "it settles", func() bool {
+			before := settled
+			settled = p.switches(t)
+			time.Sleep(time.Second)
+			return before != 0 && before == settled && p.switches(t) == settled
+		})
+		time.Sleep(window) // this is the thing measured
+		n := p.switches(t) - settled
+		found = append(found, n)
+		p.signal(unix.SIGKILL)
+		p.wait()
+		if n == 0 {
+			break
+		}
+	}
+	t.Logf("context switches in %s: %s", window, strings.Trim(fmt.Sprint(found), "[]"))
+	if found[len(found)-1] != 0 {
+		t.Errorf("%d context switches in %s, want none", found, window)
+	}
+}
