@@ -219,12 +219,14 @@ func (c *Config) checkReadyCheck() error {
 	default:
 		u, err := url.Parse(v)
 		switch {
-		case err != nil || u.Scheme != "tcp" && u.Scheme != "http" || u.Hostname() == "":
+		case err != nil || !strings.HasPrefix(v, "tcp://") && !strings.HasPrefix(v, "http://") || u.Hostname() == "":
 			return errors.New("no check of that name")
-		case u.Scheme == "tcp" && (u.Port() == "" || u.Path != "" || u.RawQuery != ""):
-			return errors.New("a tcp check has a host, a port and no more")
 		case u.User != nil:
 			return errors.New("a check carries no user name")
+		case u.Scheme == "tcp" && (u.Port() == "" || v != "tcp://"+u.Host):
+			return errors.New("a tcp check has a host, a port and no more")
+		case u.Port() != "":
+			return checkAddr(u.Host)
 		}
 		return nil
 	}
@@ -243,7 +245,7 @@ func (c *Config) checkSignals() (ps []problem) {
 			ps = append(ps, problem{"DRAINIT_STOP_ON", c.StopOn.text(), signalName(s) + " " + why, "leave it out"})
 		}
 	}
-	for s := range c.SignalMap.signals {
+	for _, s := range slices.Sorted(maps.Keys(c.SignalMap.signals)) {
 		switch why := unusable(s); {
 		case why != "":
 			ps = append(ps, problem{"DRAINIT_SIGNAL_MAP", c.SignalMap.text(), signalName(s) + " " + why, "leave it out"})
@@ -266,10 +268,11 @@ func unusable(s unix.Signal) string {
 }
 
 // injected matches the variables Kubernetes sets for Services whose names begin
-// with drainit: nobody misspelt those.
-// Compiled when needed: few containers have any.
+// with drainit: nobody misspelt those. Theirs is a URL in …_PORT; a number there
+// was meant for DRAINIT_PORTS or DRAINIT_HEALTH_ADDR. Compiled when needed: few
+// containers have any.
 var injected = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^DRAINIT_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?)?)$`)
+	return regexp.MustCompile(`^DRAINIT_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|PORT=[a-z]+://|PORT_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?=)`)
 })
 
 // unknown finds variables with our prefix that mean nothing.
@@ -277,7 +280,7 @@ func unknown(environ []string) (ps []problem) {
 	known := slices.Sorted(maps.Keys(new(Config).fields()))
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(strings.ToUpper(name), prefix+"_") || slices.Contains(known, name) || injected().MatchString(name) {
+		if !strings.HasPrefix(strings.ToUpper(name), prefix+"_") || slices.Contains(known, name) || injected().MatchString(kv) {
 			continue
 		}
 		ps = append(ps, problem{name, value, "no such variable", fmt.Sprintf("did you mean %s? `drainit help` lists them all", nearest(known, name))})

@@ -138,7 +138,7 @@ func steer(sig unix.Signal, limit time.Duration, done func(health.Status) bool) 
 			break
 		}
 		if err != nil && errors.Is(err, unix.ECONNREFUSED) {
-			return s, err // it has ended
+			return before, err // it has ended
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -227,7 +227,7 @@ func prestop(args []string) int {
 			s = next
 		}
 	}
-	if errors.Is(err, unix.ECONNREFUSED) {
+	if errors.Is(err, unix.ECONNREFUSED) && s.PID != 0 { // it was there a moment ago
 		return say(0, "the child has ended")
 	}
 	if err != nil {

@@ -34,7 +34,7 @@ found, 125 for drainit's own failures.
 Other words, before --:
   plan               what this environment comes to; exits 125 if it can't work
   check [live|ready|started]
-                     ask HEALTH_ADDR, exit 0 or 1: for HEALTHCHECK and exec probes
+                     ask HEALTH_ADDR, exit 0 or 1: HEALTHCHECK, exec probes
   drain, undrain     turn a running container not ready, and ready again
   skip               end the wait of a stop under way: forward the signal now
   prestop            for lifecycle.preStop: begin the stop, return when drained
@@ -44,8 +44,8 @@ Other words, before --:
 Variables, all beginning with DRAINIT_ (30s, 1m30s, or 30 for seconds):
   HEALTH_ADDR      :8099     /readyz /livez /startupz /statusz /metrics; or off
   GRACE_PERIOD     30s       the whole budget: terminationGracePeriodSeconds
-  DRAIN_WINDOW     5s        endpoint propagation: never forward earlier; at most
-                             a third of the budget unless set
+  DRAIN_WINDOW     5s        endpoint propagation: never forward earlier; at
+                             most a third of the budget unless set
   DRAIN_UNTIL      window    what else to wait for: window, quiet, idle, closed
   STOP_RESERVE     10s       kept for the server after the signal; as above
   KILL_MARGIN      2s        SIGKILL comes this long before the budget ends; at

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/drainit/drainit/supervisor"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	drainit := func() { os.Exit(run(os.Args[1:])) }
+	testscript.Main(m, map[string]func(){"drainit": drainit, supervisor.Trampoline: drainit})
+}
+
+// TestScripts runs testdata/script: what a user could type, and what comes of
+// it.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			// The race detector lets each process sleep for a second at its end.
+			e.Setenv("GORACE", "atexit_sleep_ms=0")
+			// Nobody there, and none of this machine's last words.
+			e.Setenv("DRAINIT_HEALTH_ADDR", "off")
+			e.Setenv("DRAINIT_TERMINATION_LOG", "off")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":   exits,
+			"refuses": refuses,
+			"plans":   plans,
+		},
+	})
+}
+
+// exits CODE [NAME=value…] command… is exec with the exact code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	if neg || err != nil {
+		ts.Fatalf("usage: exits code [NAME=value…] command…")
+	}
+	got := 0
+	if err := ts.Exec("env", args[1:]...); err != nil {
+		e, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = e.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("code %d, want %d", got, want)
+	}
+}
+
+// refuses NAME=value wrong mend: the plan is these two lines, and code 125.
+func refuses(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: refuses NAME=value wrong mend")
+	}
+	exits(ts, false, []string{"125", args[0], "drainit", "plan"})
+	name, value, _ := strings.Cut(args[0], "=")
+	want := fmt.Sprintf("drainit: %s=%q: %s\n  %s\n", name, value, args[1], args[2])
+	if got := ts.ReadFile("stderr"); got != want {
+		ts.Fatalf("got\n%swant\n%s", got, want)
+	}
+	if got := ts.ReadFile("stdout"); got != "" {
+		ts.Fatalf("on stdout: %s", got)
+	}
+}
+
+// plans [NAME=value…] text: the plan works, and text is in it.
+func plans(ts *testscript.TestScript, neg bool, args []string) {
+	last := len(args) - 1
+	exits(ts, false, slices.Concat([]string{"0"}, args[:last], []string{"drainit", "plan"}))
+	if got := ts.ReadFile("stdout"); strings.Contains(got, args[last]) == neg {
+		ts.Fatalf("%q in it is %t:\n%s", args[last], !neg, got)
+	}
+	if got := ts.ReadFile("stderr"); got != "" {
+		ts.Fatalf("on stderr: %s", got)
+	}
+}
+
+// defaults are what the configuration is where nothing is set.
+func defaults(t *testing.T) map[string]string {
+	t.Helper()
+	clearEnv(t)
+	c, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.inForce()
+}
+
+// clearEnv leaves no variable of ours to the test.
+func clearEnv(t testing.TB) {
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(strings.ToUpper(name), prefix+"_") {
+			t.Setenv(name, "") // to be restored
+			os.Unsetenv(name)
+		}
+	}
+}
+
+func same(t *testing.T, what string, got map[string]string) {
+	t.Helper()
+	want := defaults(t)
+	for name, value := range want {
+		if g, ok := got[name]; !ok {
+			t.Errorf("%s does not have %s", what, name)
+		} else if g != value {
+			t.Errorf("%s says %s is %q by default, it is %q", what, name, g, value)
+		}
+	}
+	for name := range got {
+		if _, ok := want[name]; !ok {
+			t.Errorf("%s has %s, which there is not", what, name)
+		}
+	}
+}
+
+// unsetWords are how people are told that a default is nothing.
+var unsetWords = []string{"none", "as received", "the one received"}
+
+func TestUsageAndConfigAgree(t *testing.T) {
+	_, section, _ := strings.Cut(usage, "\nVariables")
+	section, _, _ = strings.Cut(section, "\nExamples")
+	got := make(map[string]string)
+	for _, m := range regexp.MustCompile(`(?m)^  ([A-Z_]+) {2,}(\S+(?: \S+)*)`).FindAllStringSubmatch(section, -1) {
+		if slices.Contains(unsetWords, m[2]) {
+			m[2] = ""
+		}
+		got[prefix+"_"+m[1]] = m[2]
+	}
+	same(t, "`drainit help`", got)
+}
+
+func TestReadmeAndConfigAgree(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(readme), "| variable | default | meaning |\n|---|---|---|\n")
+	if !ok {
+		t.Fatal("README.md has no table of the variables")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	got := make(map[string]string)
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, "|")
+		if len(cells) < 4 {
+			t.Fatalf("what row is this: %q", row)
+		}
+		def, _, _ := strings.Cut(strings.TrimSpace(cells[2]), ", at most")
+		if slices.Contains(unsetWords, def) {
+			def = ""
+		}
+		got[prefix+"_"+strings.Trim(strings.TrimPrefix(strings.TrimSpace(cells[1]), "DRAINIT_"), "`")] = strings.Trim(def, "`")
+	}
+	same(t, "README.md", got)
+}
+
+func TestHelpFitsATerminal(t *testing.T) {
+	for l := range strings.Lines(usage) {
+		if len(l) > 81 || strings.Contains(l, "\t") {
+			t.Errorf("%q is too wide, or has a tab", l)
+		}
+	}
+	for word := range words {
+		if !strings.Contains(usage, strings.TrimPrefix(word, "--")) {
+			t.Errorf("`drainit help` does not know %q", word)
+		}
+	}
+}
+
+func TestInstallIsAtomic(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "drainit")
+	if err := os.WriteFile(path, []byte("an old one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if err := copySelf(path); err != nil {
+		t.Fatal(err)
+	}
+	was, _ := old.Stat()
+	is, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.SameFile(was, is) {
+		t.Error("the old file was written to: one that runs could not be replaced, and half of it could be run")
+	}
+	if is.Mode() != 0o755 {
+		t.Errorf("mode %v, want 0755", is.Mode())
+	}
+	got, _ := os.ReadFile(path)
+	want, _ := os.ReadFile("/proc/self/exe")
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, which are not this program's %d", len(got), len(want))
+	}
+
+	// One that fails leaves nothing behind.
+	if err := os.MkdirAll(filepath.Join(dir, "taken", "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := copySelf(filepath.Join(dir, "taken")); err == nil {
+		t.Error("a directory was replaced")
+	}
+	entries, _ := os.ReadDir(dir)
+	if len(entries) != 2 {
+		t.Errorf("left behind: %v", entries)
+	}
+}
