@@ -107,6 +107,7 @@ func command(name, text string, args func(file, port string) []string) func(*tes
 type asker struct {
 	state atomic.Int64
 	since atomic.Int64
+	slow  atomic.Bool
 	port  uint16
 }
 
@@ -137,7 +138,7 @@ func measure(t *testing.T, server measuredServer, think, every time.Duration) {
 		}
 		a := &asker{port: uint16(c.LocalAddr().(*net.TCPAddr).Port)}
 		askers[a.port] = a
-		wg.Go(func() { a.run(c, rand.New(rand.NewSource(int64(i))), think, stop) })
+		wg.Go(func() { a.run(c, rand.New(rand.NewSource(int64(i))), 20, think, stop) })
 	}
 
 	nl, err := openNetlink()
@@ -219,7 +220,7 @@ func measure(t *testing.T, server measuredServer, think, every time.Duration) {
 		busy, falseIdle, falseIdleSlow, worst.Round(time.Millisecond), idle, falseBusy, falseBusyLong, ambiguous, reasons)
 }
 
-func (a *asker) run(c net.Conn, r *rand.Rand, think time.Duration, stop <-chan struct{}) {
+func (a *asker) run(c net.Conn, r *rand.Rand, oneIn int, think time.Duration, stop <-chan struct{}) {
 	defer c.Close()
 	in := bufio.NewReaderSize(c, 1<<20)
 	for {
@@ -229,12 +230,13 @@ func (a *asker) run(c net.Conn, r *rand.Rand, think time.Duration, stop <-chan s
 		default:
 		}
 		path := "/"
-		switch n := r.Intn(20); {
-		case n == 0:
+		switch {
+		case oneIn > 0 && r.Intn(oneIn) == 0:
 			path = "/slow"
-		case n < 3:
+		case r.Intn(10) == 0:
 			path = "/big"
 		}
+		a.slow.Store(path == "/slow")
 		a.since.Store(time.Now().UnixNano())
 		if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 			return
@@ -250,6 +252,73 @@ func (a *asker) run(c net.Conn, r *rand.Rand, think time.Duration, stop <-chan s
 		a.state.Add(1)
 		if think > 0 {
 			time.Sleep(time.Duration(float64(think) * (0.5 + r.Float64())))
+		}
+	}
+}
+
+// TestMeasureInstant looks for the instant to forward in, under 50 keep-alive clients that never pause, or
+// pause for a while, five of which send slow requests now and then; and counts what is cut in that instant.
+func TestMeasureInstant(t *testing.T) {
+	if os.Getenv("DRAINIT_MEASURE") == "" {
+		t.Skip("a measurement, not a test: DRAINIT_MEASURE is not set")
+	}
+	for _, server := range measuredServers {
+		for _, think := range []time.Duration{0, 20 * time.Millisecond, 300 * time.Millisecond} {
+			t.Run(fmt.Sprintf("%s/think %v", server.name, think), func(t *testing.T) {
+				free, _ := net.Listen("tcp", "127.0.0.1:0")
+				port := free.Addr().(*net.TCPAddr).Port
+				free.Close()
+				addr := fmt.Sprintf("127.0.0.1:%d", port)
+				server.start(t, fmt.Sprint(port))
+				for range 100 {
+					if c, err := net.Dial("tcp", addr); err == nil {
+						c.Close()
+						break
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				stop := make(chan struct{})
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				defer close(stop)
+				var askers []*asker
+				for i := range 50 {
+					c, err := net.Dial("tcp", addr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					a := &asker{}
+					askers = append(askers, a)
+					oneIn, pause := 0, think
+					if i < 5 {
+						oneIn, pause = 5, think+200*time.Millisecond
+					}
+					wg.Go(func() { a.run(c, rand.New(rand.NewSource(int64(i))), oneIn, pause, stop) })
+				}
+				time.Sleep(1500 * time.Millisecond)
+				for range 5 {
+					done := make(chan struct{})
+					t0 := time.Now()
+					var v Verdict
+					for v = range New(Options{Ports: []uint16{uint16(port)}}).Watch(done, Idle) {
+						if v.Met && time.Since(t0) > 2*time.Second || time.Since(t0) > 20*time.Second {
+							break
+						}
+					}
+					slow, fast := 0, 0
+					for _, a := range askers {
+						if a.state.Load()%2 == 1 {
+							if a.slow.Load() {
+								slow++
+							} else {
+								fast++
+							}
+						}
+					}
+					close(done)
+					t.Logf("met %v after %5v, in flight then: %d slow, %d fast; the kernel says %d", v.Met, time.Since(t0).Round(time.Millisecond), slow, fast, v.InFlight)
+				}
+			})
 		}
 	}
 }
