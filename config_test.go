@@ -145,7 +145,7 @@ func works(t *testing.T, c *Config) {
 		t.Errorf("the plan is %q", plan)
 	}
 	for name, value := range c.inForce() {
-		f, _ := c.fields()[name].(field)
+		f := c.fields()[name]
 		if value != f.text() || value == "" && os.Getenv(name) != "" {
 			t.Errorf("%s is %q in force, %q was set", name, value, os.Getenv(name))
 		}

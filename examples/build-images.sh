@@ -1,12 +1,11 @@
 #!/bin/sh
 # Makes base images for the examples from Debian's packages and the Go that is
 # installed here, for machines that reach no registry, and builds the examples
-# on them. Needs root (or mmdebstrap's unshare mode), mmdebstrap and Docker.
+# on them. Needs root, mmdebstrap and Docker.
 #
 #   examples/build-images.sh                     all of it
 #   examples/build-images.sh go python nginx     only these bases
 #   examples/build-images.sh examples            only the examples, on bases made before
-#
 # SUITE and MIRROR say which Debian, GO which go command.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,12 +15,10 @@ export DOCKER_BUILDKIT=0 # the builder that every Docker has
 
 # base NAME PACKAGES CHANGES [MMDEBSTRAP OPTION...]: an image made of packages.
 base() {
-	name=$1 packages=$2 changes=$3
-	shift 3
+	name=$1 packages=$2 changes=$3 && shift 3
 	echo "local/$name: $packages" >&2
 	mmdebstrap --quiet --variant=minbase --include="$packages" "$@" "$suite" "$tmp/$name.tar" ${MIRROR:-}
 	docker import --change "$changes" "$tmp/$name.tar" "local/$name" >/dev/null
-	rm "$tmp/$name.tar"
 }
 
 # The modules of go.mod, and no more, as a proxy of files on top of Go's image:
@@ -35,8 +32,7 @@ modules() {
 
 # build IMAGE DOCKERFILE [OPTION...]
 build() {
-	image=$1 file=$2
-	shift 2
+	image=$1 file=$2 && shift 2
 	echo "local/$image: $file" >&2
 	docker build --quiet -t "local/$image" -f "$file" --build-arg GO_IMAGE=local/debian-go "$@" . >/dev/null
 }
@@ -57,8 +53,7 @@ for what in ${*:-go python nginx examples}; do
 		build drainit-plain examples/server/Dockerfile --target plain
 		build drainit-server examples/server/Dockerfile
 		build drainit-nginx examples/nginx/Dockerfile --build-arg NGINX_IMAGE=local/debian-nginx
-		build drainit-fastapi Dockerfile.example --build-arg RUNTIME_IMAGE=local/debian-fastapi --build-arg INSTALL=
-		;;
-	*) echo "$what: go, python, nginx or examples" >&2; exit 2 ;;
+		build drainit-fastapi Dockerfile.example --build-arg RUNTIME_IMAGE=local/debian-fastapi --build-arg INSTALL= ;;
+	*) echo "$what: go, python, nginx or examples" >&2 && exit 2 ;;
 	esac
 done

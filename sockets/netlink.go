@@ -130,8 +130,12 @@ func retry(f func() error) error {
 
 // The groups in which the kernel announces each TCP socket that is destroyed, with its tcp_info: so even a
 // connection that lived for a millisecond is seen, with its peer and its byte counts. Receiving needs no
-// privilege. (SKNLGRP_INET_TCP_DESTROY and its sibling, numbered from 1.)
-const destroyGroups = 1<<(1-1) | 1<<(3-1)
+// privilege. Groups are numbered from 1 (linux/sock_diag.h), and are the bits from 0 of the mask.
+const (
+	groupTCPDestroy  = 1 // SKNLGRP_INET_TCP_DESTROY
+	groupTCP6Destroy = 3 // SKNLGRP_INET6_TCP_DESTROY
+	destroyGroups    = 1<<groupTCPDestroy>>1 | 1<<groupTCP6Destroy>>1
+)
 
 // Room for about two thousand announcements (each charged ~1 KiB), and the kernel doubles what it is asked for.
 // Above the limit in net.core.rmem_max it is cut to that, silently.

@@ -49,14 +49,15 @@ type watch struct {
 	judge    judge
 	opens    openings
 
-	started bool // there was one complete look
-	foreign bool
-	warned  bool
-	ports   []uint16
-	dials   uint64 // drainit's own, of those since t0 not yet seen to arrive
-	failed  time.Time
-	last    time.Duration // when the last look began
-	cost    time.Duration
+	started  bool // there was one complete look
+	foreign  bool
+	warned   bool
+	ports    []uint16
+	dials    uint64 // drainit's own, of those since t0 not yet seen to arrive
+	failed   time.Time
+	last     time.Duration // when the last look began
+	cost     time.Duration
+	lastCost time.Duration
 }
 
 func (w *watch) close() {
@@ -102,8 +103,8 @@ func (w *watch) pace() time.Duration {
 	if w.c.slowed() {
 		return max(slowEvery, pollShare*w.cost)
 	}
-	if w.until == Idle && w.judge.hurry(w.now()) {
-		return max(hurryEvery, hurryShare*w.cost)
+	if w.until == Idle && w.judge.hurry(w.now()) && pollShare*w.cost < pollEvery {
+		return max(hurryEvery, min(hurryShare*w.cost, pollEvery))
 	}
 	return max(pollEvery, pollShare*w.cost)
 }
@@ -134,7 +135,8 @@ func (w *watch) look() Verdict {
 	began := w.now()
 	queued, err := w.read(began)
 	end := w.now()
-	w.cost = end - began
+	// The cheaper of two: the other may have waited for a CPU.
+	w.cost, w.lastCost = min(end-began, w.lastCost), end-began
 	if err != nil {
 		w.judge.failed()
 		w.last = began

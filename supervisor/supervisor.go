@@ -166,7 +166,6 @@ type loop struct {
 	nextReport time.Time       // when to say again what it waits for
 	killed     time.Time
 	killedLeft int
-	killLogged bool
 	hinted     bool
 
 	// The child.

@@ -37,7 +37,8 @@ func (r *replica) start() error {
 	}
 	c.Env = append(c.Env, r.env...)
 	// In a group of its own: Ctrl-C is for the demo, which ends its processes
-	// itself. Should it be killed, they get SIGTERM and end by themselves.
+	// itself. Should it be killed, they get SIGTERM and end by themselves. (The
+	// signal comes when the thread ends; here threads end with the program.)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	out, err := c.StderrPipe()
 	if err != nil {

@@ -1,0 +1,410 @@
+package integration_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// drainLoss is how a client lost its request.
+type drainLoss string
+
+const (
+	drainRefused drainLoss = "refused" // no connection
+	drainReset   drainLoss = "reset"   // closed before the answer began
+	drainCut     drainLoss = "cut"     // closed in the middle of it
+	drainTimeout drainLoss = "timeout"
+)
+
+var drainLosses = []drainLoss{drainRefused, drainReset, drainCut, drainTimeout}
+
+// drainPatience is a client's.
+const drainPatience = 15 * time.Second
+
+// drainLoad is the clients of one server, and the balancer that sends them. It
+// speaks HTTP by hand: net/http would silently repeat what is lost.
+type drainLoad struct {
+	net  *drainNet
+	addr string
+	seed uint64
+
+	t0      time.Time     // valid once stopped is closed
+	stopped chan struct{} // closed at t0
+	moved   chan struct{} // closed when the balancer sends no more here
+	over    chan struct{} // closed when the run is over
+	clients sync.WaitGroup
+
+	mu       sync.Mutex
+	started  uint64
+	requests int
+	lost     map[drainLoss]int
+	details  []string
+}
+
+func newDrainLoad(n *drainNet, addr string, seed uint64) *drainLoad {
+	return &drainLoad{net: n, addr: addr, seed: seed, lost: map[drainLoss]int{},
+		stopped: make(chan struct{}), moved: make(chan struct{}), over: make(chan struct{})}
+}
+
+// listens waits for the server.
+func (l *drainLoad) listens(t *testing.T, p *process) {
+	t.Helper()
+	eventually(t, "the server listens", func() bool {
+		select {
+		case <-p.done:
+			t.Fatalf("the server has ended: %s%s", p.out, p.err)
+		default:
+		}
+		c, err := l.net.dial(l.addr, time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// stop is t0.
+func (l *drainLoad) stop() {
+	l.t0 = time.Now()
+	close(l.stopped)
+}
+
+// balance moves the clients on, late, once readiness turns; without a readiness
+// port at t0, as an endpoint's removal would. It reads readiness all the time,
+// as kubelets do.
+func (l *drainLoad) balance(health string, late time.Duration) {
+	defer close(l.moved)
+	for health != "" && l.ready(health) {
+		time.Sleep(250 * time.Millisecond)
+	}
+	<-l.stopped
+	time.Sleep(late)
+}
+
+func (l *drainLoad) ready(health string) bool {
+	c, err := l.connect(health)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	code, _, err := c.ask("/readyz", true)
+	return err == nil && code == 200
+}
+
+// finish waits for the clients.
+func (l *drainLoad) finish(t *testing.T) {
+	t.Helper()
+	close(l.over)
+	done := make(chan struct{})
+	go func() { defer close(done); l.clients.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(2 * drainPatience):
+		t.Fatal("the clients don't come to an end")
+	}
+}
+
+func (l *drainLoad) losses() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, k := range l.lost {
+		n += k
+	}
+	return n
+}
+
+// random is a source of its own for each client, the same in each run.
+func (l *drainLoad) random() *rand.Rand {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.started++
+	return rand.New(rand.NewPCG(l.seed, l.started))
+}
+
+// record takes the outcome of a request. answering is whether its answer had begun.
+func (l *drainLoad) record(what string, began time.Time, answering bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.requests++
+	if err == nil {
+		return
+	}
+	kind := drainReset
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		kind = drainRefused
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		kind = drainTimeout
+	case answering:
+		kind = drainCut
+	}
+	l.lost[kind]++
+	when := "before the stop"
+	if drainClosed(l.stopped) {
+		when = fmt.Sprintf("asked %.3fs and lost %.3fs after the stop signal", began.Sub(l.t0).Seconds(), time.Since(l.t0).Seconds())
+	}
+	l.details = append(l.details, fmt.Sprintf("%s: %s, %s: %v", what, kind, when, err))
+}
+
+// drainConn is a client's connection.
+type drainConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (l *drainLoad) connect(addr string) (*drainConn, error) {
+	c, err := l.net.dial(addr, drainPatience)
+	if err != nil {
+		return nil, err
+	}
+	return &drainConn{c, bufio.NewReader(c)}, nil
+}
+
+// ask makes a request and reads the whole answer. answering is whether it had begun.
+func (c *drainConn) ask(path string, last bool) (code int, answering bool, err error) {
+	c.SetDeadline(time.Now().Add(drainPatience))
+	header := ""
+	if last {
+		header = "Connection: close\r\n"
+	}
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: drain\r\n%s\r\n", path, header); err != nil {
+		return 0, false, err
+	}
+	if _, err := c.r.Peek(1); err != nil {
+		return 0, false, err
+	}
+	r, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		return 0, true, err
+	}
+	defer r.Body.Close()
+	_, err = io.Copy(io.Discard, r.Body)
+	return r.StatusCode, true, err
+}
+
+// pause waits, and reports whether the server has closed the connection meanwhile.
+func (c *drainConn) pause(d time.Duration) (closed bool) {
+	c.SetReadDeadline(time.Now().Add(d))
+	_, err := c.r.Peek(1)
+	return !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// visit makes one request with a connection of its own.
+func (l *drainLoad) visit(path string) {
+	began := time.Now()
+	c, err := l.connect(l.addr)
+	if err != nil {
+		l.record(path, began, false, err)
+		return
+	}
+	defer c.Close()
+	what := path + " from " + c.LocalAddr().String()
+	_, answering, err := c.ask(path, true)
+	l.record(what, began, answering, err)
+}
+
+// arrive lets clients with one request each arrive at random, so many per second
+// on average, until they are moved on.
+func (l *drainLoad) arrive(rate float64, path func(r *rand.Rand) string) {
+	random := l.random()
+	l.clients.Go(func() {
+		next := time.Now()
+		for {
+			next = next.Add(drainExponential(random, time.Duration(float64(time.Second)/rate)))
+			select {
+			case <-l.moved:
+				return
+			case <-time.After(time.Until(next)):
+			}
+			// Those that have come in the meantime, if the machine was busy.
+			target := path(random)
+			l.clients.Go(func() { l.visit(target) })
+		}
+	})
+}
+
+func drainExponential(r *rand.Rand, mean time.Duration) time.Duration {
+	return time.Duration(r.ExpFloat64() * float64(mean))
+}
+
+// keep is a client that keeps its connection, and makes a request after each pause.
+// Once moved on it closes it, or leaves it open and idle; or if it stays, it goes on
+// until the server closes.
+func (l *drainLoad) keep(pause time.Duration, stays bool, path func(r *rand.Rand) string) {
+	random := l.random()
+	l.clients.Go(func() {
+		for !l.isMoved() {
+			began := time.Now()
+			c, err := l.connect(l.addr)
+			if err != nil {
+				l.record("keep-alive", began, false, err)
+				time.Sleep(100 * time.Millisecond)
+				continue
+			}
+			l.session(c, random, pause, stays, path)
+			c.Close()
+		}
+	})
+}
+
+// session makes requests on one connection until it is over.
+func (l *drainLoad) session(c *drainConn, random *rand.Rand, pause time.Duration, stays bool, path func(r *rand.Rand) string) {
+	for {
+		// A connection that is closed between two requests loses nobody.
+		if c.pause(drainExponential(random, pause)) {
+			return
+		}
+		if l.isMoved() && !stays {
+			break
+		}
+		target, began := path(random), time.Now()
+		_, answering, err := c.ask(target, false)
+		l.record(target+" kept by "+c.LocalAddr().String(), began, answering, err)
+		if err != nil {
+			return
+		}
+	}
+	if random.IntN(2) == 0 {
+		return
+	}
+	for !c.pause(100*time.Millisecond) && !l.isOver() {
+	}
+}
+
+func (l *drainLoad) isMoved() bool { return drainClosed(l.moved) }
+func (l *drainLoad) isOver() bool  { return drainClosed(l.over) }
+
+func drainClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// socket is a WebSocket that is opened now, and that the client closes so long after
+// t0. From time to time it says something, unless it is silent.
+func (l *drainLoad) socket(t *testing.T, after time.Duration, silent bool) {
+	t.Helper()
+	random := l.random()
+	c, err := l.connect(l.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(drainPatience))
+	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: drain\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZHJhaW5pdCBkcmFpbmluZw==\r\n\r\n")
+	r, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.StatusCode != 101 {
+		t.Fatalf("no WebSocket: %s", r.Status)
+	}
+	l.clients.Go(func() {
+		defer c.Close()
+		began := time.Now()
+		<-l.stopped
+		err := c.chat(l.t0.Add(after), random, silent)
+		l.record(fmt.Sprintf("WebSocket until %s from %s", after, c.LocalAddr()), began, true, err)
+	})
+}
+
+// chat echoes until then, and closes. It fails if the server closes first.
+func (c *drainConn) chat(until time.Time, random *rand.Rand, silent bool) error {
+	for time.Now().Before(until) {
+		next := time.Now().Add(300*time.Millisecond + drainExponential(random, 500*time.Millisecond))
+		if next.After(until) || silent {
+			next = until
+		}
+		for time.Now().Before(next) {
+			c.SetReadDeadline(next)
+			if _, err := c.r.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err := c.frame(); err != nil {
+				return err
+			}
+		}
+		if !silent {
+			c.SetWriteDeadline(time.Now().Add(drainPatience))
+			if err := c.send(0x1, []byte("hello")); err != nil {
+				return err
+			}
+		}
+	}
+	c.SetDeadline(time.Now().Add(drainPatience))
+	if err := c.send(0x8, []byte{0x03, 0xe8}); err != nil { // 1000
+		return err
+	}
+	for {
+		err := c.frame()
+		if err == errDrainClosed {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var errDrainClosed = errors.New("the server has closed the WebSocket")
+
+// frame reads a short frame.
+func (c *drainConn) frame() error {
+	var h [2]byte
+	if _, err := io.ReadFull(c.r, h[:]); err != nil {
+		return err
+	}
+	b := make([]byte, h[1]&0x7f)
+	if _, err := io.ReadFull(c.r, b); err != nil {
+		return err
+	}
+	switch h[0] & 0xf {
+	case 0x8:
+		return errDrainClosed
+	case 0x9:
+		return c.send(0xa, b)
+	}
+	return nil
+}
+
+// send sends a short frame, masked with zeros.
+func (c *drainConn) send(opcode byte, b []byte) error {
+	_, err := c.Write(append([]byte{0x80 | opcode, 0x80 | byte(len(b)), 0, 0, 0, 0}, b...))
+	return err
+}
+
+// drainPaths picks slow ones with that probability.
+func drainPaths(slow float64, ms int) func(*rand.Rand) string {
+	return func(r *rand.Rand) string {
+		if r.Float64() < slow {
+			return fmt.Sprintf("/?ms=%d", ms)
+		}
+		return "/"
+	}
+}
+
+// slowLosses are those among the lost that asked for a slow answer.
+func (l *drainLoad) slowLosses() (slow []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range l.details {
+		if strings.HasPrefix(d, "/?ms=") {
+			slow = append(slow, d)
+		}
+	}
+	return slow
+}

@@ -1,0 +1,5 @@
+package integration_test
+
+import "testing"
+
+func drainNeighbours(t *testing.T) {}

@@ -1,0 +1,213 @@
+package integration_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDrain(t *testing.T) {
+	// Not parallel to the package's other tests: who is to be fast here should
+	// not have to share the machine more than it must.
+	t.Run("all", func(t *testing.T) {
+		for _, scenario := range []func(*testing.T){
+			drainDies, drainPropagates, drainHurries, drainWebSockets, drainPreForks, drainStreams, drainKeepAlives,
+			drainNeighbours, drainDenied,
+		} {
+			scenario(t)
+		}
+	})
+	t.Logf("What clients lost when a server was stopped:\n%s", &drainReport)
+}
+
+// drainSeed is TEST_SEED.
+func drainSeed() uint64 {
+	n, _ := strconv.ParseUint(os.Getenv("TEST_SEED"), 10, 64)
+	return n
+}
+
+// drainCompare runs a stop under each init, and so many under each of the values
+// of DRAIN_UNTIL, whose results check looks at. All of them in parallel.
+func drainCompare(t *testing.T, s drainStop, stops int, until []string, check func(t *testing.T, r *drainResult)) {
+	if testing.Short() {
+		stops = 1
+	}
+	for _, init := range drainInits {
+		if !testing.Short() || init == "tini" {
+			drainRun(t, s, init, 1, nil)
+		}
+	}
+	for _, u := range until {
+		drainRun(t, s, u, stops, check)
+	}
+}
+
+func drainRun(t *testing.T, s drainStop, init string, stops int, check func(t *testing.T, r *drainResult)) {
+	for i := range stops {
+		s := s
+		s.init, s.seed = init, drainSeed()<<16+uint64(i)
+		name := strings.Join([]string{s.scenario, s.server.name, init, strconv.Itoa(i + 1)}, "/")
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := s.run(t)
+			if check != nil {
+				check(t, r)
+			}
+		})
+	}
+}
+
+// A server that dies on SIGTERM, requests of which one in ten is slow, and a
+// balancer that follows readiness 2 s late.
+func drainDies(t *testing.T) {
+	for _, server := range []drainServer{drainNode, drainThreads} {
+		drainCompare(t, drainStop{
+			scenario: "1 dies on SIGTERM, 10 % slow", server: server, env: []string{"DRAIN_WINDOW=2s"},
+			grace: 15 * time.Second, warm: 3 * time.Second, late: 2 * time.Second,
+			traffic: func(l *drainLoad) {
+				l.arrive(15, drainPaths(0.1, 1500))
+				for range 6 {
+					l.keep(300*time.Millisecond, false, drainPaths(0.1, 1500))
+				}
+			},
+		}, 10, []string{"idle"}, func(t *testing.T, r *drainResult) {
+			r.lossless(t)
+			r.because(t, "idle")
+		})
+	}
+}
+
+// Balancers that take 8 s to move on, and a window of 2 s.
+func drainPropagates(t *testing.T) {
+	for _, rate := range []float64{1, 4, 40} {
+		s := drainStop{
+			scenario: fmt.Sprintf("2 window 2 s, balancer 8 s, %g/s", rate), server: drainNode,
+			env:   []string{"DRAIN_WINDOW=2s", "STOP_RESERVE=5s"},
+			grace: 35 * time.Second, warm: 5 * time.Second, late: 8 * time.Second,
+			traffic: func(l *drainLoad) { l.arrive(rate, drainPaths(0, 0)) },
+		}
+		if rate < 4 {
+			s.warm = 12 * time.Second // to know the rate
+		}
+		drainCompare(t, s, 2, []string{"quiet"}, func(t *testing.T, r *drainResult) {
+			r.lossless(t)
+			r.because(t, "quiet")
+		})
+	}
+}
+
+// A balancer that takes 1 s, and a window of 1 s.
+func drainHurries(t *testing.T) {
+	drainCompare(t, drainStop{
+		scenario: "2 window 1 s, balancer 1 s, 20/s", server: drainNode,
+		env:   []string{"DRAIN_WINDOW=1s"},
+		grace: 15 * time.Second, warm: 5 * time.Second, late: time.Second,
+		traffic: func(l *drainLoad) { l.arrive(20, drainPaths(0, 0)) },
+	}, 3, []string{"quiet"}, func(t *testing.T, r *drainResult) {
+		r.lossless(t)
+		r.because(t, "quiet")
+		if r.signal >= 4*time.Second {
+			t.Errorf("through after %s, want less than 4 s:\n%s", r.signal, r.p.err)
+		}
+	})
+}
+
+// Twenty WebSockets that end by themselves within 8 s, behind a server that closes
+// them on SIGTERM.
+func drainWebSockets(t *testing.T) {
+	s := drainStop{
+		scenario: "3 WebSockets end within 8 s", server: drainUvicorn, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
+		grace: 25 * time.Second, warm: time.Second, late: time.Second,
+	}
+	// None ends within a second of forward_by, below.
+	lives := func(i int) time.Duration {
+		if i < 12 {
+			return time.Second + time.Duration(i)*250*time.Millisecond
+		}
+		return 6*time.Second + time.Duration(i-12)*285*time.Millisecond
+	}
+	with := func(t *testing.T, s drainStop) drainStop {
+		s.traffic = func(l *drainLoad) {
+			for i := range 20 {
+				l.socket(t, lives(i), i%2 == 0)
+			}
+			l.arrive(5, drainPaths(0, 0))
+		}
+		return s
+	}
+	drainCompare(t, with(t, s), 3, []string{"closed"}, func(t *testing.T, r *drainResult) {
+		r.lossless(t)
+		r.because(t, "closed")
+	})
+	s.scenario, s.grace = "3 WebSockets, forward_by 5 s", 12*time.Second
+	s.env = []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=6s", "KILL_MARGIN=1s"}
+	drainRun(t, with(t, s), "closed", 3, func(t *testing.T, r *drainResult) {
+		r.because(t, "forward_by")
+		if r.lost[drainCut] != 8 || r.losses() != 8 {
+			t.Errorf("lost %v, want the 8 that were still open cut:\n%s", r.lost, strings.Join(r.details, "\n"))
+		}
+		if line := r.p.logs("stop signal forwarded"); attribute(t, line, "connections") != "8" {
+			t.Errorf("want connections=8: %s", line)
+		}
+	})
+}
+
+// More clients than a pre-forking server's workers can accept when the signal
+// comes. Its listener is closed on SIGTERM, with those who wait in its queue.
+func drainPreForks(t *testing.T) {
+	for path, server := range map[string]drainServer{"/?ms=500": drainGunicorn, "/block?ms=500": drainUvicornWorkers} {
+		drainCompare(t, drainStop{
+			scenario: "4 clients wait to be accepted", server: server, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
+			grace: 25 * time.Second, warm: 3 * time.Second, late: time.Second,
+			traffic: func(l *drainLoad) { l.arrive(6, func(*rand.Rand) string { return path }) },
+		}, 3, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
+	}
+}
+
+// Answers that trickle for seconds from a server that dies on SIGTERM.
+func drainStreams(t *testing.T) {
+	for _, server := range []drainServer{drainNode, drainThreads} {
+		drainCompare(t, drainStop{
+			scenario: "5 streams of 1–5 s", server: server, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
+			grace: 25 * time.Second, warm: 3 * time.Second, late: time.Second,
+			traffic: func(l *drainLoad) {
+				l.arrive(4, func(r *rand.Rand) string {
+					return fmt.Sprintf("/stream?ms=%d&every=%d", 1000+r.IntN(4000), 100+r.IntN(600))
+				})
+			},
+		}, 3, []string{"idle"}, func(t *testing.T, r *drainResult) {
+			r.lossless(t)
+			r.because(t, "idle")
+		})
+	}
+}
+
+// Fifty connections that stay and are never still, some of them with slow requests.
+func drainKeepAlives(t *testing.T) {
+	for _, server := range []drainServer{drainNode, drainThreads} {
+		drainCompare(t, drainStop{
+			scenario: "6 keep-alives that never rest", server: server, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
+			grace: 40 * time.Second, warm: 3 * time.Second, late: time.Second,
+			traffic: func(l *drainLoad) {
+				for range 45 {
+					l.keep(100*time.Millisecond, true, drainPaths(0, 0))
+				}
+				for range 5 {
+					l.keep(time.Second, true, drainPaths(0.25, 1000))
+				}
+			},
+		}, 3, []string{"idle"}, func(t *testing.T, r *drainResult) {
+			r.because(t, "idle")
+			if slow := r.slowLosses(); len(slow) > 0 {
+				t.Errorf("slow requests lost:\n%s\n%s", strings.Join(slow, "\n"), r.p.err)
+			}
+			if r.signal > 18*time.Second { // forward_by is after 33 s
+				t.Errorf("forwarded after %s:\n%s", r.signal, r.p.err)
+			}
+		})
+	}
+}
