@@ -49,6 +49,7 @@ type drainLoad struct {
 	started  uint64
 	requests int
 	lost     map[drainLoss]int
+	slow     []time.Duration // when slow requests were asked that are lost, since t0
 	details  []string
 }
 
@@ -58,13 +59,11 @@ func newDrainLoad(n *drainNet, addr string, seed uint64) *drainLoad {
 }
 
 // listens waits for the server.
-func (l *drainLoad) listens(t *testing.T, p *process) {
+func (l *drainLoad) listens(t *testing.T, p drainSubject) {
 	t.Helper()
 	eventually(t, "the server listens", func() bool {
-		select {
-		case <-p.done:
-			t.Fatalf("the server has ended: %s%s", p.out, p.err)
-		default:
+		if drainClosed(p.done) {
+			t.Fatalf("the server has ended: %s", p.log())
 		}
 		c, err := l.net.dial(l.addr, time.Second)
 		if err == nil {
@@ -150,6 +149,9 @@ func (l *drainLoad) record(what string, began time.Time, answering bool, err err
 		kind = drainCut
 	}
 	l.lost[kind]++
+	if strings.HasPrefix(what, "/?ms=") {
+		l.slow = append(l.slow, began.Sub(l.t0))
+	}
 	when := "before the stop"
 	if drainClosed(l.stopped) {
 		when = fmt.Sprintf("asked %.3fs and lost %.3fs after the stop signal", began.Sub(l.t0).Seconds(), time.Since(l.t0).Seconds())
@@ -395,16 +397,4 @@ func drainPaths(slow float64, ms int) func(*rand.Rand) string {
 		}
 		return "/"
 	}
-}
-
-// slowLosses are those among the lost that asked for a slow answer.
-func (l *drainLoad) slowLosses() (slow []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, d := range l.details {
-		if strings.HasPrefix(d, "/?ms=") {
-			slow = append(slow, d)
-		}
-	}
-	return slow
 }

@@ -38,7 +38,11 @@ func drainCompare(t *testing.T, s drainStop, stops int, until []string, check fu
 	}
 	for _, init := range drainInits {
 		if !testing.Short() || init == "tini" {
-			drainRun(t, s, init, 1, nil)
+			drainRun(t, s, init, 1, func(t *testing.T, r *drainResult) {
+				if init == "tini" && !s.mild && r.losses() == 0 {
+					t.Error("nothing lost under tini: then this scenario shows nothing")
+				}
+			})
 		}
 	}
 	for _, u := range until {
@@ -111,7 +115,7 @@ func drainHurries(t *testing.T) {
 		r.lossless(t)
 		r.because(t, "quiet")
 		if r.signal >= 4*time.Second {
-			t.Errorf("through after %s, want less than 4 s:\n%s", r.signal, r.p.err)
+			t.Errorf("through after %s, want less than 4 s:\n%s", r.signal, r.log)
 		}
 	})
 }
@@ -150,7 +154,7 @@ func drainWebSockets(t *testing.T) {
 		if r.lost[drainCut] != 8 || r.losses() != 8 {
 			t.Errorf("lost %v, want the 8 that were still open cut:\n%s", r.lost, strings.Join(r.details, "\n"))
 		}
-		if line := r.p.logs("stop signal forwarded"); attribute(t, line, "connections") != "8" {
+		if line := r.line(t, "stop signal forwarded"); attribute(t, line, "connections") != "8" {
 			t.Errorf("want connections=8: %s", line)
 		}
 	})
@@ -159,13 +163,20 @@ func drainWebSockets(t *testing.T) {
 // More clients than a pre-forking server's workers can accept when the signal
 // comes. Its listener is closed on SIGTERM, with those who wait in its queue.
 func drainPreForks(t *testing.T) {
-	for path, server := range map[string]drainServer{"/?ms=500": drainGunicorn, "/block?ms=500": drainUvicornWorkers} {
-		drainCompare(t, drainStop{
-			scenario: "4 clients wait to be accepted", server: server, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
-			grace: 25 * time.Second, warm: 3 * time.Second, late: time.Second,
-			traffic: func(l *drainLoad) { l.arrive(6, func(*rand.Rand) string { return path }) },
-		}, 3, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
-	}
+	drainCompare(t, drainStop{
+		scenario: "4 clients wait to be accepted", server: drainGunicorn, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
+		grace: 25 * time.Second, warm: 3 * time.Second, late: time.Second,
+		traffic: func(l *drainLoad) { l.arrive(6, drainPaths(1, 500)) },
+	}, 3, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
+	// Here it is the parent that keeps the listener open when the workers have
+	// ceased to accept.
+	drainCompare(t, drainStop{
+		scenario: "4 clients wait to be accepted", mild: true, server: drainUvicornWorkers, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
+		grace: 25 * time.Second, warm: 3 * time.Second, late: 2 * time.Second,
+		traffic: func(l *drainLoad) {
+			l.arrive(8, func(r *rand.Rand) string { return []string{"/?ms=500", "/block?ms=200"}[r.IntN(2)] })
+		},
+	}, 3, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
 }
 
 // Answers that trickle for seconds from a server that dies on SIGTERM.
@@ -186,12 +197,16 @@ func drainStreams(t *testing.T) {
 	}
 }
 
+// drainKnownSlow is the age at which a request is known to be slow: what sockets
+// says, and a little for the delays of a busy machine.
+const drainKnownSlow = 300 * time.Millisecond
+
 // Fifty connections that stay and are never still, some of them with slow requests.
 func drainKeepAlives(t *testing.T) {
 	for _, server := range []drainServer{drainNode, drainThreads} {
 		drainCompare(t, drainStop{
 			scenario: "6 keep-alives that never rest", server: server, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
-			grace: 40 * time.Second, warm: 3 * time.Second, late: time.Second,
+			grace: 30 * time.Second, warm: 3 * time.Second, late: time.Second,
 			traffic: func(l *drainLoad) {
 				for range 45 {
 					l.keep(100*time.Millisecond, true, drainPaths(0, 0))
@@ -202,11 +217,16 @@ func drainKeepAlives(t *testing.T) {
 			},
 		}, 3, []string{"idle"}, func(t *testing.T, r *drainResult) {
 			r.because(t, "idle")
-			if slow := r.slowLosses(); len(slow) > 0 {
-				t.Errorf("slow requests lost:\n%s\n%s", strings.Join(slow, "\n"), r.p.err)
+			// That a request will be slow can't be known before it is.
+			for _, asked := range r.slow {
+				if age := r.signal - asked; age > drainKnownSlow {
+					t.Errorf("lost a slow request that was %s old at the signal:\n%s\n%s", age, strings.Join(r.details, "\n"), r.log)
+				} else {
+					t.Logf("lost a slow request that was %s old at the signal", age)
+				}
 			}
-			if r.signal > 18*time.Second { // forward_by is after 33 s
-				t.Errorf("forwarded after %s:\n%s", r.signal, r.p.err)
+			if r.signal > 15*time.Second { // forward_by is after 23 s
+				t.Errorf("forwarded after %s:\n%s", r.signal, r.log)
 			}
 		})
 	}

@@ -81,8 +81,13 @@ func drainLoopback() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
-// do runs f in the namespace: sockets and processes made there belong to it.
+// do runs f in the namespace: sockets and processes made there belong to it. A
+// nil one is the tests' own.
 func (n *drainNet) do(f func()) {
+	if n == nil {
+		f()
+		return
+	}
 	home, err := drainHome()
 	if err != nil {
 		panic(err)
@@ -172,20 +177,22 @@ type drainStop struct {
 	init     string // none, tini, dumb-init, or a value of DRAIN_UNTIL
 	env      []string
 	grace    time.Duration
-	warm     time.Duration                   // traffic before the stop signal
-	late     time.Duration                   // how long after readiness turns the balancer has moved on
-	traffic  func(l *drainLoad)              // starts the clients
-	stopped  func(l *drainLoad)              // called at t0; may be nil
-	inside   func(command []string) []string // wraps the command; may be nil
-	net      *drainNet                       // nil: a new one
+	warm     time.Duration                                 // traffic before the stop signal
+	late     time.Duration                                 // how long after readiness turns the balancer has moved on
+	traffic  func(l *drainLoad)                            // starts the clients
+	beside   func(t *testing.T, n *drainNet)               // starts neighbours first; may be nil
+	inside   func(t *testing.T, command []string) []string // wraps the command; may be nil
+	net      *drainNet                                     // nil: a new one
+	mild     bool                                          // tini may lose nothing
 	seed     uint64
 }
 
 // drainResult is what came of it.
 type drainResult struct {
 	*drainLoad
-	p            *process
+	log          string        // drainit's
 	signal, exit time.Duration // since t0
+	killed       bool          // at the end of the grace period
 	why          string        // drainit's
 }
 
@@ -206,7 +213,7 @@ func (s *drainStop) command(t *testing.T) []string {
 		command = append([]string{drainit, "--"}, command...)
 	}
 	if s.inside != nil {
-		command = s.inside(command)
+		command = s.inside(t, command)
 	}
 	return command
 }
@@ -227,13 +234,37 @@ func (s *drainStop) run(t *testing.T) *drainResult {
 	if s.net == nil {
 		s.net = newDrainNet(t)
 	}
+	if s.beside != nil {
+		s.beside(t, s.net)
+	}
 	command := s.command(t)
 	p := s.net.start(t, setup{as: command[0], env: s.environment()}, command[1:]...)
-	l := newDrainLoad(s.net, fmt.Sprintf("127.0.0.1:%d", drainPort), s.seed)
+	r := s.measure(t, "127.0.0.1", drainSubject{
+		done:   p.done,
+		signal: func() { p.signal(unix.SIGTERM) },
+		kill:   p.kill,
+		ended:  func() time.Time { return p.ended },
+		log:    p.err.String,
+	})
+	return r
+}
+
+// drainSubject is what is stopped: a process, or a container.
+type drainSubject struct {
+	done         <-chan struct{}
+	signal, kill func()
+	ended        func() time.Time // valid once done is closed
+	log          func() string
+}
+
+// measure makes the stop of what was started, and listens on host.
+func (s *drainStop) measure(t *testing.T, host string, p drainSubject) *drainResult {
+	t.Helper()
+	l := newDrainLoad(s.net, fmt.Sprintf("%s:%d", host, drainPort), s.seed)
 	l.listens(t, p)
 	health := ""
 	if s.withDrainit() {
-		health = fmt.Sprintf("127.0.0.1:%d", drainHealthPort)
+		health = fmt.Sprintf("%s:%d", host, drainHealthPort)
 		eventually(t, "drainit is ready", func() bool { return l.ready(health) })
 	}
 	watching := make(chan struct{})
@@ -242,31 +273,45 @@ func (s *drainStop) run(t *testing.T) *drainResult {
 	time.Sleep(s.warm)
 
 	l.stop()
-	p.signal(unix.SIGTERM)
-	if s.stopped != nil {
-		s.stopped(l)
-	}
+	p.signal()
+	r := &drainResult{drainLoad: l}
 	select {
 	case <-p.done:
 	case <-time.After(s.grace):
+		r.killed = true
 		p.kill()
+		<-p.done
 	}
-	r := &drainResult{drainLoad: l, p: p, exit: p.ended.Sub(l.t0)}
+	r.exit = p.ended().Sub(l.t0)
 	<-watching
 	l.finish(t)
+	r.log = p.log()
 	if s.withDrainit() {
-		line := p.logs("stop signal forwarded")
+		line := r.line(t, "stop signal forwarded")
 		r.why, r.signal = attribute(t, line, "why"), duration(t, line, "after")
+		t.Log(r.log)
 	}
 	drainReport.add(s, r)
 	return r
+}
+
+// line is the first one of drainit's log that holds text.
+func (r *drainResult) line(t *testing.T, text string) string {
+	t.Helper()
+	for line := range strings.Lines(r.log) {
+		if strings.Contains(line, text) {
+			return strings.TrimSpace(line)
+		}
+	}
+	t.Fatalf("no %q in %s", text, r.log)
+	return ""
 }
 
 // lossless fails if a client has lost anything.
 func (r *drainResult) lossless(t *testing.T) {
 	t.Helper()
 	if r.losses() > 0 {
-		t.Errorf("lost %d of %d requests:\n%s\ndrainit: %s", r.losses(), r.requests, strings.Join(r.details[:min(20, len(r.details))], "\n"), r.p.err)
+		t.Errorf("lost %d of %d requests:\n%s\ndrainit: %s", r.losses(), r.requests, strings.Join(r.details[:min(20, len(r.details))], "\n"), r.log)
 	}
 }
 
@@ -274,7 +319,7 @@ func (r *drainResult) lossless(t *testing.T) {
 func (r *drainResult) because(t *testing.T, want string) {
 	t.Helper()
 	if r.why != want {
-		t.Errorf("forwarded because of %s, want %s:\n%s", r.why, want, r.p.err)
+		t.Errorf("forwarded because of %s, want %s:\n%s", r.why, want, r.log)
 	}
 }
 
@@ -289,6 +334,7 @@ type drainRow struct {
 	stops, requests        int
 	lost                   map[drainLoss]int
 	signal, exit           []time.Duration
+	killed                 bool
 }
 
 var drainReport drainTable
@@ -310,6 +356,7 @@ func (d *drainTable) add(s *drainStop, r *drainResult) {
 		w.lost[kind] += n
 	}
 	w.signal, w.exit = append(w.signal, r.signal), append(w.exit, r.exit)
+	w.killed = w.killed || r.killed
 }
 
 // String lays the rows out, in the order of the scenarios' numbers.
@@ -344,7 +391,11 @@ func (d *drainTable) String() string {
 		for _, kind := range drainLosses {
 			fmt.Fprintf(w, "\t%d", r.lost[kind])
 		}
-		fmt.Fprintf(w, "\t%s\t%s\n", drainRange(r.signal), drainRange(r.exit))
+		fmt.Fprintf(w, "\t%s\t%s", drainRange(r.signal), drainRange(r.exit))
+		if r.killed {
+			fmt.Fprint(w, ", SIGKILL")
+		}
+		fmt.Fprintln(w)
 	}
 	w.Flush()
 	return b.String()
