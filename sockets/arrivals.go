@@ -11,9 +11,9 @@ const (
 	// Above it every service would wait for the kubelet's probes, which come every 10 s unless told
 	// otherwise, until they are recognised.
 	maxQuiet = 8 * time.Second
-	// Where the rate before t0 can't be known: at one client per second it leaves one gap in twenty
-	// unnoticed, and the arrivals after t0 soon tell the rate.
-	unknownQuiet = 3 * time.Second
+	// Where the rate before t0 can't be known, the default window's time: at one client per second one stop in
+	// 150 sees nobody for so long, and otherwise the arrivals after t0 soon tell the rate.
+	unknownQuiet = 5 * time.Second
 	// How long traffic is thought to go on after t0 at its old rate, if the window was too short: the
 	// propagation times reported are 1 to 10 s for most.
 	propagation = 10.0
@@ -97,10 +97,20 @@ func (a *arrivals) quiet() time.Duration {
 		q = quietTime(a.clientRate())
 	}
 	// While balancers withdraw one by one the rate falls, and what was long for the old rate is short for
-	// the new one: the longer time is the safer.
-	if n := len(a.recent); n >= 3 {
+	// the new one: the longer time is the safer. Where no rate was known, the time from t0 is a gap as well,
+	// and enough of them tell more than the assumption.
+	n := len(a.recent)
+	switch {
+	case n == 0:
+	case a.unknown && n <= keepGaps:
+		q = max(q, quietTime(float64(n)/a.recent[n-1].at.Seconds()))
+	case n >= 3:
 		if span := a.recent[n-1].at - a.recent[0].at; span > 0 {
-			q = max(q, quietTime(float64(n-1)/span.Seconds()))
+			recent := quietTime(float64(n-1) / span.Seconds())
+			if a.unknown {
+				return recent
+			}
+			q = max(q, recent)
 		}
 	}
 	return q

@@ -27,7 +27,7 @@ func poisson(r *rand.Rand, rate float64, from, to time.Duration) (times []time.D
 // quiet, not before the window, looking every 100 ms.
 func through(before []time.Duration, after map[class][]time.Duration, window time.Duration) time.Duration {
 	var a arrivals
-	a.before, a.window = float64(len(before))/60, time.Minute
+	a.before, a.window, a.unknown = float64(len(before))/60, time.Minute, before == nil
 	for now := time.Duration(0); now < 5*time.Minute; now += pollEvery {
 		for c, times := range after {
 			for len(times) > 0 && times[0] <= now {
@@ -64,6 +64,25 @@ func TestPoissonArrivalsAreWaitedForUntilTheyEnd(t *testing.T) {
 		}
 		t.Logf("%v per second: too early in %d of %d stops, %v later than 8s on average", rate, early, runs, late/runs)
 		if early > runs*3/100 {
+			t.Errorf("%v per second: too early in %d of %d stops", rate, early, runs)
+		}
+	}
+}
+
+func TestArrivalsAtAnUnknownRateAreWaitedForToo(t *testing.T) {
+	for _, rate := range []float64{1, 4, 40} {
+		const runs = 1000
+		early, late := 0, time.Duration(0)
+		for seed := range int64(runs) {
+			times := poisson(rand.New(rand.NewSource(seed)), rate, 0, 8*time.Second)
+			at := through(nil, map[class][]time.Duration{proxy: times}, 2*time.Second)
+			if len(times) > 0 && at < times[len(times)-1] {
+				early++
+			}
+			late += max(0, at-8*time.Second)
+		}
+		t.Logf("%v per second: too early in %d of %d stops, %v later than 8s on average", rate, early, runs, late/runs)
+		if early > runs*4/100 {
 			t.Errorf("%v per second: too early in %d of %d stops", rate, early, runs)
 		}
 	}

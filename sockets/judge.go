@@ -12,8 +12,8 @@ const (
 	streamFor = time.Second
 	// An answer that comes in pieces is seen growing at this many looks at most, or it is taken for a stream.
 	streamLooks = 3
-	// A request older than this is slow, and a connection that has carried one may do so again for a while:
-	// not for ever, since on a busy machine every connection has its hiccup.
+	// A request older than this is slow, and a connection that has carried one may do so again for a
+	// while, and after each further one for so much longer: on a busy machine every connection has its hiccup.
 	slowAfter  = 250 * time.Millisecond
 	slowMemory = 5 * time.Second
 	// Delayed acknowledgements come after at most 200 ms (TCP_DELACK_MAX), give or take a tick.
@@ -40,6 +40,8 @@ type memory struct {
 	answers    uint8         // looks at which it had sent, and received nothing since the look before
 	again      bool          // it was asked again after it had answered: no mere stream
 	slow       time.Duration // until then it is one that carries slow requests
+	lastSlow   time.Duration // since when the last of them was in flight
+	slows      uint8         // how many there were
 }
 
 // guess says what is thought of a connection whose last bytes in and out have the same tick.
@@ -178,7 +180,10 @@ func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
 		}
 		old = now-m.since >= slowAfter
 		if old && (m.guess == asked || s.recvAgo != s.sentAgo) {
-			m.slow = now + slowMemory
+			if m.slows == 0 || m.since > m.lastSlow {
+				m.slows, m.lastSlow = min(m.slows+1, 10), m.since
+			}
+			m.slow = now + time.Duration(m.slows)*slowMemory
 		}
 	}
 	m.recv, m.sent, m.equal = s.recv, s.sent, s.recvAgo == s.sentAgo
@@ -226,6 +231,12 @@ func (m *memory) inFlight(s *socket) bool {
 func delivered(s *socket) bool {
 	return s.unsent == 0 && s.lost == 0 && s.sentAgo > 2*s.rtt+tick
 }
+
+// Measured in front of Go, node, uvicorn and gunicorn (one request in twenty of 400 ms, one in ten with an
+// answer of 200 KiB), looking every 4 ms: of 10,000 looks at a waiting client at most 15 called it idle, nearly
+// all because its answer had been sent and not been read yet; of the looks at a pausing client at most 1.3 %
+// called it busy. Looking every 100 ms, at pauses of 60 ms, two thirds did: several requests between two
+// looks are more than can be told apart.
 
 // settle guesses, of a connection whose last bytes in and out have the same tick, which came last. That is
 // the rule and not the exception with clients that ask again as soon as they are answered: of those without
