@@ -56,9 +56,9 @@ func lookup(name string) (string, error) {
 		if err == nil {
 			return file, nil
 		}
-		// A directory of that name is none of the candidates, to bash and dash.
-		info, serr := os.Stat(file)
-		if e := new(StartError); errors.As(err, &e) && e.Code == CodeCannotExecute && (serr != nil || !info.IsDir()) {
+		// A directory of that name is none of the candidates to bash and dash,
+		// nor is what this user can't look at: root's PATH is often inherited.
+		if info, serr := os.Stat(file); serr == nil && !info.IsDir() {
 			denied = err
 		}
 	}

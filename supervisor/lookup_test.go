@@ -101,6 +101,7 @@ func TestCodesAreAShells(t *testing.T) {
 		{"an empty name", "bin", "", 127, "empty"},
 		{"a directory", "bin", "./directory", 126, "is a directory"},
 		{"only a directory in PATH", "directory", "cmd", 127, "is not found in PATH"},
+		{"only what can't be looked at in PATH", "loop", "cmd", 127, "is not found in PATH"},
 		{"no x bit", "bin", "./notx", 126, "may not be executed"},
 		{"no x bit in PATH, and nothing else", "denied:none", "cmd", 126, "may not be executed"},
 		{"no x bit in PATH, and then one with", "denied:bin", "cmd", 0, "ran bin/cmd a b"},
