@@ -13,7 +13,7 @@
 //
 // Decoding (diag.go, proc.go) and judging (judge.go, arrivals.go, probes.go) are pure: they are told what
 // was seen and when. The rest reads. The netlink framing is written out since it is a few dozen lines here,
-// where mdlayher/netlink with its dependencies would add 0.3 MB to the binary, and allocate for each message.
+// where mdlayher/netlink, framing alone, adds 0.19 MB to a binary (this package, all of it: 0.17), and allocates for each message.
 //
 // It does not see UDP, QUIC and Unix sockets; nor what is inside a connection: requests in flight are
 // deduced from bytes, queues and times.
