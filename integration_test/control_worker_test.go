@@ -249,6 +249,7 @@ func (w *worker) run(flags []string, words ...string) (int, string) {
 func (w *worker) tell(command, answer string) string {
 	w.t.Helper()
 	from := len(w.out.String())
+	w.in.SetWriteDeadline(time.Now().Add(patience))
 	if _, err := fmt.Fprintln(w.in, command); err != nil {
 		w.t.Fatal(err)
 	}

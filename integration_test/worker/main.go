@@ -34,6 +34,7 @@ func main() {
 		do(command)
 	}
 	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		do(lines.Text())
 	}
