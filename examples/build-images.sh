@@ -34,7 +34,7 @@ modules() {
 build() {
 	image=$1 file=$2 && shift 2
 	echo "local/$image: $file" >&2
-	docker build --quiet -t "local/$image" -f "$file" --build-arg GO_IMAGE=local/debian-go "$@" . >/dev/null
+	docker build --quiet --network none -t "local/$image" -f "$file" --build-arg GO_IMAGE=local/debian-go "$@" . >/dev/null
 }
 
 for what in ${*:-go python nginx examples}; do
