@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -111,7 +112,7 @@ func status() (s health.Status, err error) {
 	if err == nil {
 		err = json.Unmarshal(body, &s)
 	}
-	if err == nil && s.PID == 0 {
+	if err == nil && s.PID <= 0 { // to kill(2), -1 is everybody
 		err = errors.New("what answers on DRAINIT_HEALTH_ADDR is no drainit, or is too busy")
 	}
 	return s, err
@@ -123,6 +124,9 @@ func steer(sig unix.Signal, limit time.Duration, done func(health.Status) bool) 
 	before, err := status()
 	if err != nil {
 		return before, err
+	}
+	if !catches(before.PID, sig) {
+		return before, fmt.Errorf("process %d here is no drainit: run this in the container (and PID namespace) of the one that answers on DRAINIT_HEALTH_ADDR", before.PID)
 	}
 	switch err := unix.Kill(before.PID, sig); {
 	case errors.Is(err, unix.EPERM):
@@ -146,6 +150,19 @@ func steer(sig unix.Signal, limit time.Duration, done func(health.Status) bool) 
 		err = fmt.Errorf("drainit (pid %d) has not acted on it within %s: it is %s", before.PID, limit, s.Phase)
 	}
 	return s, err
+}
+
+// catches tells whether process pid has a handler for sig, without which the
+// signal would end it. Where /proc does not tell, it is believed to.
+func catches(pid int, sig unix.Signal) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	_, mask, found := strings.Cut(string(status), "\nSigCgt:\t")
+	if err != nil || !found {
+		return true
+	}
+	mask, _, _ = strings.Cut(mask, "\n")
+	caught, err := strconv.ParseUint(mask, 16, 64)
+	return err != nil || caught&(1<<(sig-1)) != 0
 }
 
 // enough for a loop that never blocks, on a machine that may be busy.
