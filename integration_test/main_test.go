@@ -145,6 +145,7 @@ type setup struct {
 type process struct {
 	t        *testing.T
 	pid      int // in the tests' own PID namespace
+	handle   *os.Process
 	out, err *lines
 	done     chan struct{}
 	code     int // valid once done is closed; 1000+n if signal n killed drainit
@@ -230,7 +231,7 @@ func launch(t *testing.T, s setup, args ...string) (*process, error) {
 	if s.term != nil {
 		s.term.slave.Close() // so that the other side sees the end
 	}
-	p.pid = c.Process.Pid
+	p.pid, p.handle = c.Process.Pid, c.Process
 	go func() {
 		err := c.Wait()
 		p.ended = time.Now()
@@ -262,17 +263,21 @@ func (p *process) kill() {
 	for _, d := range descendants(p.pid) {
 		unix.Kill(d.pid, unix.SIGKILL)
 	}
-	unix.Kill(p.pid, unix.SIGKILL)
+	p.send(unix.SIGKILL)
 	<-p.done
 }
 
 // signal sends drainit a signal.
 func (p *process) signal(sig syscall.Signal) {
 	p.t.Helper()
-	if err := unix.Kill(p.pid, sig); err != nil {
+	if err := p.send(sig); err != nil {
 		p.t.Fatalf("signal %d to drainit: %v", sig, err)
 	}
 }
+
+// send is signal for one that may have ended: by the handle, since its PID may
+// be somebody else's by now.
+func (p *process) send(sig syscall.Signal) error { return p.handle.Signal(sig) }
 
 // wait is drainit's exit code.
 func (p *process) wait() int {

@@ -82,7 +82,7 @@ func TestAStormOfSignalsLosesNothing(t *testing.T) {
 		if i == 5_000 {
 			p.signal(unix.SIGTERM)
 		}
-		if unix.Kill(p.pid, storm[rand.IntN(len(storm))]) != nil {
+		if p.send(storm[rand.IntN(len(storm))]) != nil {
 			break // it has ended: that was the SIGTERM
 		}
 	}
@@ -131,7 +131,7 @@ func TestSIGTERMWhileTheChildStartsIsNeverLost(t *testing.T) {
 		p.catching()
 		for end := time.Now().Add(time.Duration(rand.Int64N(int64(4 * time.Millisecond)))); time.Now().Before(end); {
 		}
-		unix.Kill(p.pid, unix.SIGTERM)
+		p.send(unix.SIGTERM)
 		select {
 		case <-p.done:
 			if p.code != 143 {
