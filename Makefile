@@ -32,8 +32,10 @@ lint:
 
 # Each fuzz target for a minute.
 fuzz:
-	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime 60s ./notify
-	$(GO) test -run '^$$' -fuzz FuzzConfig -fuzztime 60s .
+	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime 60s -fuzzminimizetime 10x ./notify
+	$(GO) test -run '^$$' -fuzz FuzzConfig -fuzztime 60s -fuzzminimizetime 10x .
+	for t in FuzzDecodeDump FuzzParseTable FuzzPassiveOpens; do \
+		$(GO) test -run '^$$' -fuzz $$t -fuzztime 60s -fuzzminimizetime 10x ./sockets || exit 1; done
 
 clean:
 	rm -f drainit

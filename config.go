@@ -242,15 +242,15 @@ var control = []unix.Signal{supervisor.SigPrestop, supervisor.SigDrain, supervis
 func (c *Config) checkSignals() (ps []problem) {
 	for _, s := range c.StopOn.signals {
 		if why := unusable(s); why != "" {
-			ps = append(ps, problem{"DRAINIT_STOP_ON", c.StopOn.text(), signalName(s) + " " + why, "leave it out"})
+			ps = append(ps, problem{"DRAINIT_STOP_ON", c.StopOn.text(), supervisor.SignalName(s) + " " + why, "leave it out"})
 		}
 	}
 	for _, s := range slices.Sorted(maps.Keys(c.SignalMap.signals)) {
 		switch why := unusable(s); {
 		case why != "":
-			ps = append(ps, problem{"DRAINIT_SIGNAL_MAP", c.SignalMap.text(), signalName(s) + " " + why, "leave it out"})
+			ps = append(ps, problem{"DRAINIT_SIGNAL_MAP", c.SignalMap.text(), supervisor.SignalName(s) + " " + why, "leave it out"})
 		case slices.Contains(c.StopOn.signals, s):
-			ps = append(ps, problem{"DRAINIT_SIGNAL_MAP", c.SignalMap.text(), signalName(s) + " begins a stop (DRAINIT_STOP_ON) and is not forwarded as others are",
+			ps = append(ps, problem{"DRAINIT_SIGNAL_MAP", c.SignalMap.text(), supervisor.SignalName(s) + " begins a stop (DRAINIT_STOP_ON) and is not forwarded as others are",
 				"leave it out here; DRAINIT_STOP_SIGNAL says what the child is sent instead"})
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/drainit/drainit/sockets"
+	"github.com/drainit/drainit/supervisor"
 	"golang.org/x/sys/unix"
 )
 
@@ -115,14 +116,14 @@ func (c *Config) plan() []string {
 	t := c.timeline()
 	var stops []string
 	for _, s := range c.StopOn.signals {
-		stops = append(stops, signalName(s))
+		stops = append(stops, supervisor.SignalName(s))
 	}
-	sent := signalName(unix.SIGTERM)
+	sent := supervisor.SignalName(unix.SIGTERM)
 	if len(c.StopOn.signals) > 0 {
-		sent = signalName(c.StopOn.signals[0])
+		sent = supervisor.SignalName(c.StopOn.signals[0])
 	}
 	if c.StopSignal.signal != 0 {
-		sent = signalName(c.StopSignal.signal)
+		sent = supervisor.SignalName(c.StopSignal.signal)
 	}
 	to := map[string]string{"child": "the child", "group": "the child's group"}[c.SignalScope.value]
 
@@ -133,7 +134,7 @@ func (c *Config) plan() []string {
 		steps = append(steps, "not ready at once")
 	}
 	if s := c.DrainSignal.signal; s != 0 {
-		steps = append(steps, fmt.Sprintf("%s to %s at once", signalName(s), to))
+		steps = append(steps, fmt.Sprintf("%s to %s at once", supervisor.SignalName(s), to))
 	}
 	when := fmt.Sprintf("after %s", t.Window)
 	if u := c.until(); u != sockets.Window && t.ForwardAfter() > t.Window {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drainit/drainit/supervisor"
 	"golang.org/x/sys/unix"
 )
 
@@ -115,13 +116,6 @@ func parseSignal(s string) (unix.Signal, bool) {
 
 const mendSignal = "write a name or number as `kill -l` has them: SIGTERM, QUIT, 15"
 
-func signalName(s unix.Signal) string {
-	if n := unix.SignalName(s); n != "" {
-		return n
-	}
-	return fmt.Sprintf("signal %d", int(s))
-}
-
 // oneSignal is one signal, or none.
 type oneSignal struct {
 	raw
@@ -192,7 +186,7 @@ func (m *signalMap) Decode(s string) error {
 			}
 		}
 		if _, twice := m.signals[f]; twice {
-			return m.refuse("name each signal once", "%s is there twice", signalName(f))
+			return m.refuse("name each signal once", "%s is there twice", supervisor.SignalName(f))
 		}
 		m.signals[f] = t
 	}

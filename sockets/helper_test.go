@@ -18,7 +18,7 @@ const helper = "DRAINIT_TEST_HELPER"
 func TestMain(m *testing.M) {
 	switch words := strings.Fields(os.Getenv(helper)); {
 	case len(words) == 0:
-		os.Exit(m.Run())
+		os.Exit(runIsolated(m))
 	case words[0] == "hold":
 		var n int
 		fmt.Sscan(words[2], &n)

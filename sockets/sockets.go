@@ -178,7 +178,9 @@ const (
 // Note takes a reading of the arrivals counter, if it is time for one. It is meant to be called whenever
 // drainit is awake anyway, as for a readiness probe, and wakes nobody by itself.
 func (c *Counter) Note() {
-	c.mu.Lock()
+	if !c.mu.TryLock() {
+		return // the tables are being read: a probe's answer doesn't wait for that
+	}
 	defer c.mu.Unlock()
 	pace := laterPace
 	if len(c.readings) < firstReadings {

@@ -43,13 +43,13 @@ func (l *loop) summary() []any {
 	l.since = end
 	attrs := []any{"code", l.exit.Code()}
 	if l.exit.Status.Signaled() {
-		attrs = append(attrs, "signal", name(l.exit.Status.Signal()))
+		attrs = append(attrs, "signal", SignalName(l.exit.Status.Signal()))
 	}
 	if !l.t0.IsZero() {
 		attrs = append(attrs, "asked_by", l.askedBy, "total", round(end.Sub(l.t0)))
 	}
 	if !l.forwarded.IsZero() {
-		attrs = append(attrs, "sent", name(l.stopSignal()), "why", l.why)
+		attrs = append(attrs, "sent", SignalName(l.stopSignal()), "why", l.why)
 	}
 	for _, p := range []Phase{Draining, Stopping, Killing} {
 		if l.spent[p] > 0 {
@@ -76,11 +76,11 @@ func (l *loop) words() string {
 		b.WriteString(l.cause())
 	case !l.killed.IsZero() && (!l.exited || !l.exitedAt.Before(l.killed)):
 		fmt.Fprintf(&b, "asked to stop by %s; %s was forwarded after %s and not finished %s later: killed at the deadline",
-			l.askedBy, name(l.stopSignal()), round(l.forwarded.Sub(l.t0)), round(l.killed.Sub(l.forwarded)))
+			l.askedBy, SignalName(l.stopSignal()), round(l.forwarded.Sub(l.t0)), round(l.killed.Sub(l.forwarded)))
 		b.WriteString(l.leftOver())
 	default:
 		fmt.Fprintf(&b, "asked to stop by %s and finished in %s: %s was forwarded after %s (%s), the child %s %s later",
-			l.askedBy, round(l.endOfChild().Sub(l.t0)), name(l.stopSignal()), round(l.forwarded.Sub(l.t0)), l.why,
+			l.askedBy, round(l.endOfChild().Sub(l.t0)), SignalName(l.stopSignal()), round(l.forwarded.Sub(l.t0)), l.why,
 			how, round(l.endOfChild().Sub(l.forwarded)))
 		b.WriteString(l.cause())
 	}
@@ -133,7 +133,7 @@ func (l *loop) age() time.Duration { return round(l.endOfChild().Sub(l.start)) }
 // describe says how a process ended.
 func describe(e reaper.Exit) string {
 	if e.Status.Signaled() {
-		s := "was killed by " + name(e.Status.Signal())
+		s := "was killed by " + SignalName(e.Status.Signal())
 		if e.Status.CoreDump() {
 			s += " (core dumped)"
 		}
@@ -142,8 +142,8 @@ func describe(e reaper.Exit) string {
 	return fmt.Sprintf("exited with code %d", e.Status.ExitStatus())
 }
 
-// name is a signal's name, or SIGRTMIN+n for those without one.
-func name(sig unix.Signal) string {
+// SignalName is a signal's name, or SIGRTMIN+n for those without one.
+func SignalName(sig unix.Signal) string {
 	if n := unix.SignalName(sig); n != "" {
 		return n
 	}
@@ -178,7 +178,7 @@ func (l *loop) status() health.Status {
 		s.Reason = a.Reason
 	}
 	for sig, c := range l.counts {
-		s.Signals[name(sig)] = *c
+		s.Signals[SignalName(sig)] = *c
 	}
 	for _, p := range Phases {
 		s.Order = append(s.Order, p.String())
@@ -207,7 +207,7 @@ func (l *loop) status() health.Status {
 
 func (l *loop) stopStatus() *health.Stop {
 	s := &health.Stop{T0: l.t0, AskedBy: l.askedBy, ForwardBy: l.forwardBy(), KillAt: l.killAt(),
-		MayForward: l.clear || l.phase > Draining, Signal: name(l.stopSignal()), Why: l.why}
+		MayForward: l.clear || l.phase > Draining, Signal: SignalName(l.stopSignal()), Why: l.why}
 	if !l.forwarded.IsZero() {
 		s.Forwarded = &l.forwarded
 	}

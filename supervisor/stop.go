@@ -26,7 +26,7 @@ const reportEvery = 5 * time.Second
 func (l *loop) signal(sig unix.Signal) {
 	c := l.count(sig)
 	c.Seen++
-	l.Log.Debug("signal", "signal", name(sig))
+	l.Log.Debug("signal", "signal", SignalName(sig))
 	switch {
 	case sig == SigPrestop:
 		l.prestopAsked()
@@ -39,7 +39,7 @@ func (l *loop) signal(sig unix.Signal) {
 	case l.prestop && slices.Contains(l.StopOn, sig):
 		// forward_by or skip has sent it: a second one would mean "now".
 		l.prestop = false
-		l.Log.Info("the stop signal has come after prestop, and was forwarded before", "signal", name(sig))
+		l.Log.Info("the stop signal has come after prestop, and was forwarded before", "signal", SignalName(sig))
 	default:
 		l.pass(sig)
 	}
@@ -58,18 +58,18 @@ func (l *loop) stop(sig unix.Signal) {
 	if !again {
 		l.received = sig
 	}
-	l.begin(name(sig))
+	l.begin(SignalName(sig))
 	switch {
 	case sig == unix.SIGINT && l.System.Terminal():
 		// Somebody sits there and waits.
 		l.forward("terminal")
 	case l.prestop:
 		l.prestop = false
-		l.Log.Info("the stop signal has come after prestop", "signal", name(sig))
+		l.Log.Info("the stop signal has come after prestop", "signal", SignalName(sig))
 	case again:
 		// Runtimes repeat themselves; that must not cut the drain short.
 		l.Log.Info("stop signal again, nothing changes before it is forwarded; `drainit skip` ends the wait",
-			"signal", name(sig))
+			"signal", SignalName(sig))
 	}
 }
 
@@ -144,7 +144,7 @@ func (l *loop) pass(sig unix.Signal) {
 	}
 	if (sig == unix.SIGQUIT || sig == unix.SIGWINCH) && !mapped && !l.hinted && !l.System.Terminal() {
 		l.hinted = true
-		l.Log.Info("forwarded at once; if it is the image's STOPSIGNAL, add it to DRAINIT_STOP_ON", "signal", name(sig))
+		l.Log.Info("forwarded at once; if it is the image's STOPSIGNAL, add it to DRAINIT_STOP_ON", "signal", SignalName(sig))
 	}
 	l.count(sig).Forwarded++
 	if !l.exited {
@@ -165,7 +165,7 @@ func (l *loop) send(sig unix.Signal) {
 		return
 	}
 	if err := l.System.Signal(sig); err != nil {
-		l.Log.Warn("can't signal the child", "signal", name(sig), "error", err)
+		l.Log.Warn("can't signal the child", "signal", SignalName(sig), "error", err)
 	}
 }
 
@@ -270,7 +270,7 @@ func (l *loop) forward(why string) {
 	if l.Clients != nil {
 		l.Clients.Slow()
 	}
-	attrs := []any{"signal", name(sig), "why", why, "after", round(now.Sub(l.t0))}
+	attrs := []any{"signal", SignalName(sig), "why", why, "after", round(now.Sub(l.t0))}
 	l.Log.Info("stop signal forwarded", append(attrs, l.present(l.atSignal)...)...)
 }
 

@@ -249,6 +249,7 @@ func (l *loop) panicked(p any) bool {
 		l.Log.Error("internal error, please report it", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 	}
 	time.Sleep(time.Duration(min(l.panics, 100)) * time.Millisecond)
+	l.lookAgain() // the event that was lost may have been an exit
 	return l.exited && l.panics > 100
 }
 
@@ -376,10 +377,7 @@ func (l *loop) reap() {
 	}
 	l.none = state == reaper.None
 	if state == reaper.More {
-		select {
-		case l.again <- struct{}{}:
-		default:
-		}
+		l.lookAgain()
 	}
 	if l.exited && l.phase < Killing {
 		l.leave()
@@ -387,6 +385,14 @@ func (l *loop) reap() {
 	if l.phase == Killing && !l.none && len(l.exits) > 0 {
 		// Orphans of the dead have come to us, or were forked meanwhile.
 		l.System.SignalRest(unix.SIGKILL)
+	}
+}
+
+// lookAgain has the loop reap once more without waiting for SIGCHLD.
+func (l *loop) lookAgain() {
+	select {
+	case l.again <- struct{}{}:
+	default:
 	}
 }
 
@@ -402,7 +408,7 @@ func (l *loop) leave() {
 	if !l.t0.IsZero() {
 		l.orphanBy = earlier(l.orphanBy, l.killAt())
 	}
-	l.Log.Debug("the child has left processes behind", "signal", name(l.stopSignal()), "processes", l.System.Left())
+	l.Log.Debug("the child has left processes behind", "signal", SignalName(l.stopSignal()), "processes", l.System.Left())
 	l.System.SignalRest(l.stopSignal())
 }
 

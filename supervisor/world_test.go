@@ -235,7 +235,7 @@ func (w *world) Signal(sig unix.Signal) error {
 		w.panics--
 		panic("a bug in Signal")
 	}
-	w.note("%s", name(sig))
+	w.note("%s", SignalName(sig))
 	w.hold(sig)
 	w.take(childPID, sig)
 	return nil
@@ -249,7 +249,7 @@ func (w *world) hold(sig unix.Signal) {
 }
 
 func (w *world) SignalRest(sig unix.Signal) {
-	w.note("%s to the rest", name(sig))
+	w.note("%s to the rest", SignalName(sig))
 	w.hold(sig)
 	w.mu.Lock()
 	pids := slices.Sorted(maps.Keys(w.alive))
@@ -283,7 +283,7 @@ func (w *world) Reap(exits []reaper.Exit) ([]reaper.Exit, reaper.State) {
 }
 
 func (w *world) Terminal() bool         { return w.terminal }
-func (w *world) Suspend(by unix.Signal) { w.note("suspend by %s", name(by)) }
+func (w *world) Suspend(by unix.Signal) { w.note("suspend by %s", SignalName(by)) }
 func (w *world) Resume()                { w.note("resume") }
 
 // The Clients.
