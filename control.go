@@ -256,7 +256,7 @@ func prestop(args []string) int {
 // install copies this program, for an init container to hand it to an image
 // that can't be rebuilt.
 func install(args []string) int {
-	if len(args) != 1 {
+	if len(args) != 1 || args[0] == "" {
 		return say(1, "install takes one path: drainit install /shared/drainit")
 	}
 	path := args[0]
