@@ -71,14 +71,17 @@ func load() (Config, error) {
 	}
 	c.fillEmpty()
 	problems := unknown(os.Environ())
+	decoded := true
 	for name, f := range c.fields() {
 		if w := f.problem(); w != nil {
+			decoded = false
 			problems = append(problems, problem{name, f.text(), w.wrong, w.mend})
 		}
 	}
-	if len(problems) == 0 {
+	problems = append(problems, c.checkWords()...)
+	if decoded { // sums of what is not there would mislead
 		c.derive()
-		problems = c.check()
+		problems = append(problems, c.checkTimes()...)
 	}
 	slices.SortStableFunc(problems, func(a, b problem) int { return strings.Compare(a.variable, b.variable) })
 	errs := make([]error, len(problems))
@@ -142,8 +145,8 @@ func (c *Config) derive() {
 	c.KillMargin.orElse(min(2*time.Second, budget/10))
 }
 
-// check finds values that can't be, alone or together.
-func (c *Config) check() (ps []problem) {
+// checkWords finds values that can't be, whatever the others are.
+func (c *Config) checkWords() (ps []problem) {
 	add := func(name string, f field, wrong, mend string) {
 		ps = append(ps, problem{prefix + "_" + name, f.text(), wrong, mend})
 	}
@@ -165,9 +168,13 @@ func (c *Config) check() (ps []problem) {
 	if err := c.checkReadyCheck(); err != nil {
 		add("READY_CHECK", &c.ReadyCheck, err.Error(), "write listen, started, notify, tcp://host:port or http://host:port/path")
 	}
-	if c.GracePeriod.Duration < time.Second {
-		add("GRACE_PERIOD", &c.GracePeriod, "too short to stop anything in", "write 1s or more; copy terminationGracePeriodSeconds")
-		return ps
+	return append(ps, c.checkSignals()...)
+}
+
+// checkTimes finds durations that can't be, alone or together.
+func (c *Config) checkTimes() (ps []problem) {
+	add := func(name string, f field, wrong, mend string) {
+		ps = append(ps, problem{prefix + "_" + name, f.text(), wrong, mend})
 	}
 	for name, d := range map[string]*duration{"READY_INTERVAL": &c.ReadyInterval, "READY_TIMEOUT": &c.ReadyTimeout} {
 		if d.Duration < 10*time.Millisecond {
@@ -176,6 +183,10 @@ func (c *Config) check() (ps []problem) {
 	}
 	if c.Watchdog.Duration != 0 && c.Watchdog.Duration < 100*time.Millisecond {
 		add("WATCHDOG", &c.Watchdog, "too short", "write 100ms or more, or 0 for none")
+	}
+	if c.GracePeriod.Duration < time.Second {
+		add("GRACE_PERIOD", &c.GracePeriod, "too short to stop anything in", "write 1s or more; copy terminationGracePeriodSeconds")
+		return ps
 	}
 	if sum := c.DrainWindow.Duration + c.StopReserve.Duration + c.KillMargin.Duration; sum > c.GracePeriod.Duration {
 		add("GRACE_PERIOD", &c.GracePeriod,
@@ -186,7 +197,7 @@ func (c *Config) check() (ps []problem) {
 		add("UNREADY_DELAY", &c.UnreadyDelay, fmt.Sprintf("ends no sooner than the DRAIN_WINDOW of %s, so nobody would see a 503", c.DrainWindow),
 			fmt.Sprintf("write less than %s, or raise DRAINIT_DRAIN_WINDOW", c.DrainWindow))
 	}
-	return append(ps, c.checkSignals()...)
+	return ps
 }
 
 // mendSum names sums that would work.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -149,10 +150,22 @@ func leaveWords(file, words string) {
 			return
 		}
 		f.Truncate(0)
-		io.WriteString(f, words[:min(len(words), most)])
+		io.WriteString(f, cut(words, most))
 	}()
 	select {
 	case <-done:
 	case <-time.After(500 * time.Millisecond):
 	}
+}
+
+// cut is the beginning of s, at most n bytes and no part of a letter: the
+// kubelet passes it on as UTF-8.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
