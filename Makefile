@@ -17,7 +17,7 @@ drainit:
 	$(BUILD) -o $@ .
 
 demo:
-	$(GO) run ./examples/demo
+	CGO_ENABLED=0 $(GO) run -trimpath -tags nethttpomithttp2 ./examples/demo
 
 test:
 	scripts/test-setup
