@@ -23,9 +23,11 @@ import (
 
 // Containers are made from an image of nothing but the two programs. Where a
 // test wants a shell, nginx or Python it mounts the machine's own /usr.
-const (
-	testImage = "drainit-test/scratch:current"
-	testLabel = "drainit-test"
+// Both names are this run's own: others may run beside it.
+var (
+	thisRun   = fmt.Sprintf("%d-%d", os.Getpid(), time.Now().Unix())
+	testImage = "drainit-test/scratch:" + thisRun
+	testLabel = "drainit-test=" + thisRun
 )
 
 var (
@@ -136,7 +138,7 @@ func run(t *testing.T, options []string, command ...string) *container {
 func runOn(t *testing.T, term *terminal, options []string, command ...string) *container {
 	t.Helper()
 	needDocker(t)
-	name := fmt.Sprintf("drainit-test-%d-%d", os.Getpid(), containers.Add(1))
+	name := fmt.Sprintf("drainit-test-%s-%d", thisRun, containers.Add(1))
 	args := []string{"docker", "run", "--rm", "--name", name, "--label", testLabel}
 	options = slices.Clone(options)
 	for i, o := range options {
