@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -61,31 +62,6 @@ func stdin(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// docker runs the command line client.
-func dockerCommand(args ...string) (string, error) {
-	b, err := exec.Command("docker", args...).CombinedOutput()
-	if err != nil {
-		return string(b), fmt.Errorf("docker %s: %v: %s", strings.Join(args, " "), err, b)
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
-func mustDocker(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := dockerCommand(args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-var dockerMissing = sync.OnceValue(func() string {
-	if _, err := dockerCommand("version"); err != nil {
-		return err.Error()
-	}
-	return ""
-})
-
 // boxes are the images of these tests, kept while a container needs them: one
 // with drainit and the worker, and nothing else; one without drainit.
 var boxes struct {
@@ -93,14 +69,12 @@ var boxes struct {
 	users int
 }
 
-func boxImage(name string) string { return fmt.Sprintf("drainit-test-%d:%s", os.Getpid(), name) }
+func boxImage(name string) string { return fmt.Sprintf("drainit-worker-%d:%s", os.Getpid(), name) }
 
 // image makes sure that there are these images until the test ends.
 func image(t *testing.T, name string) string {
 	t.Helper()
-	if why := dockerMissing(); why != "" {
-		missing(t, true, "no Docker: %s", why)
-	}
+	needDocker(t)
 	program, err := workerProgram()
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +93,7 @@ func image(t *testing.T, name string) string {
 		boxes.Lock()
 		defer boxes.Unlock()
 		if boxes.users--; boxes.users == 0 {
-			dockerCommand("rmi", "-f", boxImage("drainit"), boxImage("plain"))
+			docker("rmi", "-f", boxImage("drainit"), boxImage("plain"))
 		}
 	})
 	return boxImage(name)
@@ -150,7 +124,7 @@ func box(t *testing.T, flags, env []string, commands ...string) *worker {
 	t.Helper()
 	w := runBox(t, append(flags, variables(env)...), image(t, "drainit"), append([]string{"/worker"}, commands...)...)
 	eventually(t, "the container has an address", func() bool {
-		ip, err := dockerCommand("inspect", "-f", "{{.NetworkSettings.IPAddress}}", w.box)
+		ip, err := docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", w.box)
 		w.url = "http://" + ip + ":8099"
 		return err == nil && ip != "" || len(flags) > 1 && strings.Contains(strings.Join(flags, " "), "--network none")
 	})
@@ -168,40 +142,16 @@ func variables(env []string) (flags []string) {
 	return flags
 }
 
-var boxNumber struct {
-	sync.Mutex
-	n int
-}
+var boxNumber atomic.Int64
 
 // runBox is docker run.
 func runBox(t *testing.T, flags []string, image string, command ...string) *worker {
 	t.Helper()
-	boxNumber.Lock()
-	boxNumber.n++
-	name := fmt.Sprintf("drainit-test-%d-%d", os.Getpid(), boxNumber.n)
-	boxNumber.Unlock()
+	name := fmt.Sprintf("drainit-worker-%d-%d", os.Getpid(), boxNumber.Add(1))
 	words := append([]string{"run", "--rm", "-i", "--name", name}, flags...)
-	c := exec.Command("docker", append(append(words, image), command...)...)
-	p := &process{t: t, out: newLines(), err: newLines(), done: make(chan struct{})}
-	c.Stdout, c.Stderr = p.out, p.err
 	r, in := stdin(t)
-	c.Stdin = r
-	p.began = time.Now()
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p.pid = c.Process.Pid
-	go func() {
-		c.Wait()
-		p.ended, p.code = time.Now(), c.ProcessState.ExitCode()
-		p.out.end()
-		p.err.end()
-		close(p.done)
-	}()
-	t.Cleanup(func() {
-		dockerCommand("rm", "-f", name)
-		p.kill()
-	})
+	t.Cleanup(func() { docker("rm", "-f", name) })
+	p := start(t, setup{direct: true, stdin: r, shell: append(append(append([]string{"docker"}, words...), image), command...)}, "")
 	return &worker{process: p, in: in, box: name}
 }
 
@@ -211,19 +161,19 @@ func (w *worker) pidHere() int {
 	if w.box == "" {
 		return w.pid
 	}
-	n, err := strconv.Atoi(mustDocker(w.t, "inspect", "-f", "{{.State.Pid}}", w.box))
+	n, err := strconv.Atoi(dockerDoes(w.t, "inspect", "-f", "{{.State.Pid}}", w.box))
 	if err != nil || n == 0 {
 		w.t.Fatalf("no PID of %s: %v", w.box, err)
 	}
 	return n
 }
 
-// send sends drainit a signal, and says when.
-func (w *worker) send(sig syscall.Signal) time.Time {
+// deliver sends drainit a signal, and says when.
+func (w *worker) deliver(sig syscall.Signal) time.Time {
 	w.t.Helper()
 	now := time.Now()
 	if w.box != "" {
-		mustDocker(w.t, "kill", "-s", fmt.Sprint(int(sig)), w.box)
+		dockerDoes(w.t, "kill", "-s", fmt.Sprint(int(sig)), w.box)
 	} else {
 		w.signal(sig)
 	}

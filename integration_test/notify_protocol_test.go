@@ -64,7 +64,7 @@ func TestExtendTimeoutPutsTheForwardingOff(t *testing.T) {
 	t.Parallel()
 	w := work(t, setup{env: []string{"GRACE_PERIOD=30s", "DRAIN_WINDOW=500ms"}}, "onterm 3")
 	w.becomes(200, "")
-	asked := w.send(term)
+	asked := w.deliver(term)
 	w.logs("stop asked for")
 	w.notify("EXTEND_TIMEOUT_USEC=2000000")
 	line := w.logs("stop signal forwarded")
@@ -80,7 +80,7 @@ func TestExtendTimeoutNeverMovesTheDeadline(t *testing.T) {
 	// forward_by is 3.5 s, kill_at 4.5 s.
 	w := work(t, setup{env: []string{"GRACE_PERIOD=5s", "DRAIN_WINDOW=500ms", "STOP_RESERVE=1s", "KILL_MARGIN=500ms"}}, "onterm -1")
 	w.becomes(200, "")
-	w.send(term)
+	w.deliver(term)
 	w.logs("stop asked for")
 	before := w.status().Stop
 	for _, much := range []string{"10000000", "18446744073709551615"} { // systemd's infinity
@@ -205,7 +205,7 @@ func TestAFloodNeverDelaysASignal(t *testing.T) {
 			w.becomes(200, "")
 			began := stamped(t, w.tell("flood "+fmt.Sprint(datagrams)+" "+strconv.Quote(datagram), "flooding")+" "+fmt.Sprint(time.Now().UnixNano()))
 			eventually(t, "the flood has arrived", func() bool { return w.status().Text == "flood" })
-			asked := w.send(term)
+			asked := w.deliver(term)
 			t0 := logged(t, w.logs("stop asked for"))
 			if w.out.count("flooded") > 0 {
 				t.Error("the flood was over before the signal")
@@ -330,7 +330,7 @@ func TestWhatDockerExecStartsIsHeard(t *testing.T) {
 	t.Parallel()
 	w := box(t, []string{"--read-only", "--user", "65534", "--cap-drop", "ALL"}, []string{"READY_CHECK=notify"})
 	_, env := w.childEnv()
-	if _, err := dockerCommand("exec", "-e", "NOTIFY_SOCKET="+env["NOTIFY_SOCKET"], w.box, "/worker", `notify "READY=1"`, "exit 0"); err != nil {
+	if _, err := docker("exec", "-e", "NOTIFY_SOCKET="+env["NOTIFY_SOCKET"], w.box, "/worker", `notify "READY=1"`, "exit 0"); err != nil {
 		t.Fatal(err)
 	}
 	w.becomes(200, "")
@@ -400,7 +400,7 @@ func TestUpstreamIsToldOfReadinessStoppingAndStatus(t *testing.T) {
 			w.notify("READY=1\nSTATUS=reloaded")
 			receive(t, u, "STATUS=reloaded\n") // and READY=1 once only
 			w.becomes(200, "")
-			w.send(term)
+			w.deliver(term)
 			receive(t, u, "STOPPING=1\n")
 			w.exits(0)
 		})
@@ -424,7 +424,7 @@ func TestAnUpstreamThatDoesNotReadOrIsNotThere(t *testing.T) {
 			}
 			w.notify("READY=1")
 			w.becomes(200, "")
-			w.send(term)
+			w.deliver(term)
 			w.exits(7)
 			told := w.err.count("can't tell NOTIFY_SOCKET of readiness")
 			if wrong := name == "nonsense" || name == "too long"; wrong != (told == 1) {

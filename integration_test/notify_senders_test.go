@@ -53,7 +53,7 @@ func TestSystemdNotify(t *testing.T) {
 	if n := w.status().Notify; n.Foreign != 0 || n.Malformed != 0 {
 		t.Errorf("refused: %+v", n)
 	}
-	w.send(term)
+	w.deliver(term)
 	w.says("stopping")
 	w.exits(6)
 }
@@ -75,7 +75,7 @@ func TestGunicornSaysWhenItIsReady(t *testing.T) {
 	if code, body := get("http://" + addr); code != 200 || body != "ok" {
 		t.Errorf("ready, and it answers %d %q", code, body)
 	}
-	w.send(term)
+	w.deliver(term)
 	w.logs("stop asked for")
 	if code, body := get("http://" + addr); code != 200 || body != "ok" {
 		t.Errorf("within the window it answers %d %q", code, body)
@@ -103,7 +103,7 @@ func TestHAProxySaysWhenItIsReady(t *testing.T) {
 		t.Errorf("ready, and it answers %d %q", code, body)
 	}
 	// A reload: unready while it says so, and ready again.
-	w.send(unix.SIGUSR2)
+	w.deliver(unix.SIGUSR2)
 	w.logs("not ready")
 	w.logs("ready again")
 	w.becomes(200, "")
@@ -111,7 +111,7 @@ func TestHAProxySaysWhenItIsReady(t *testing.T) {
 		t.Errorf("after the reload it answers %d", code)
 	}
 	began := time.Now()
-	w.send(term)
+	w.deliver(term)
 	w.wait()
 	t.Logf("stopped in %s: %s", time.Since(began).Round(time.Millisecond), w.logs("stopped: "))
 	if n := w.err.count("SIGKILL to everything"); n != 0 {

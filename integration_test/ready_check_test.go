@@ -167,7 +167,7 @@ func TestAHungHTTPCheck(t *testing.T) {
 	// Nor a stop.
 	w.tell("hang", "hanging")
 	w.tell("onterm 5", "onterm 5")
-	w.send(term)
+	w.deliver(term)
 	w.logs("stop asked for")
 	if code, out := w.run(nil, "skip"); code != 0 {
 		t.Errorf("skip: %d %s", code, out)
@@ -225,7 +225,7 @@ func TestAfterT0TheCheckStopsMattering(t *testing.T) {
 	w := runs["as PID 1"](t, []string{"READY_CHECK=http://127.0.0.1:PORT/", "READY_INTERVAL=20ms",
 		"GRACE_PERIOD=60s", "DRAIN_WINDOW=30s", "UNREADY_DELAY=20s"}, "listen 127.0.0.1:PORT", "onterm 4")
 	w.becomes(200, "200")
-	w.send(term)
+	w.deliver(term)
 	w.logs("stop asked for")
 	w.tell("code 500", "code 500")
 	before := w.tell("checks 1", "checks 1")
@@ -253,7 +253,7 @@ func TestAChildThatIsStoppedWhileItStarts(t *testing.T) {
 	w := runs["as PID 1"](t, []string{"READY_CHECK=http://127.0.0.1:PORT/", "GRACE_PERIOD=20s", "DRAIN_WINDOW=1s", "UNREADY_DELAY=500ms"}, "onterm 6")
 	w.becomes(503, "connection refused")
 	w.says("")
-	w.send(term)
+	w.deliver(term)
 	w.logs("stop asked for")
 	w.asks("/readyz", 503, "draining") // never ready, so UNREADY_DELAY has nothing to keep up
 	w.asks("/startupz", 200, "")
