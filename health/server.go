@@ -68,7 +68,7 @@ func Listen(addr string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Gate: new(Gate), listener: &listener{Listener: ln, slots: make(chan struct{}, maxConnections)}}
+	s := &Server{Gate: new(Gate), listener: &listener{Listener: ln, slots: make(chan struct{}, maxConnections), done: make(chan struct{})}}
 	s.http = &http.Server{
 		Handler:           s,
 		ReadTimeout:       readTimeout,
@@ -77,6 +77,8 @@ func Listen(addr string) (*Server, error) {
 		IdleTimeout:       readTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(io.Discard, "", 0),
+
+		DisableGeneralOptionsHandler: true, // GET and HEAD only
 	}
 	s.http.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateClosed && s.closed.Add(1)%trimEvery == 0 {
@@ -205,10 +207,23 @@ type listener struct {
 	net.Listener
 	slots    chan struct{}
 	accepted atomic.Uint64
+	closing  sync.Once
+	done     chan struct{}
+}
+
+// Close also ends an Accept that waits for a place: http.Server.Close waits
+// for that one, and the container's end for http.Server.Close.
+func (l *listener) Close() error {
+	l.closing.Do(func() { close(l.done) })
+	return l.Listener.Close()
 }
 
 func (l *listener) Accept() (net.Conn, error) {
-	l.slots <- struct{}{}
+	select {
+	case l.slots <- struct{}{}:
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
 	c, err := l.Listener.Accept()
 	if err != nil {
 		<-l.slots
