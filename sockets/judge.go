@@ -10,6 +10,11 @@ const (
 	halfClosedFor = 30 * time.Second
 	// A server that pushes is busy for this long after it last sent something.
 	streamFor = time.Second
+	// What has ended is remembered for this long.
+	rememberFor = 10 * time.Second
+	// After being asked again this often a connection is known for one of requests and answers: no mere stream,
+	// and no TLS handshake either, in which both sides speak twice.
+	settledAsks = 3
 	// An answer that comes in pieces is seen growing at this many looks at most, or it is taken for a stream.
 	streamLooks = 3
 	// A request older than this is slow, and a connection that has carried one may do so again for a
@@ -29,6 +34,7 @@ const (
 // memory is what is kept of a connection from one poll to the next.
 type memory struct {
 	poll       uint32
+	last       time.Duration // when it was seen last
 	recv, sent uint64
 	dataIn     uint32 // segments
 	acksIn     uint32 // segments without data
@@ -38,7 +44,7 @@ type memory struct {
 	equal      bool // ticks
 	guess      guess
 	answers    uint8         // looks at which it had sent, and received nothing since the look before
-	again      bool          // it was asked again after it had answered: no mere stream
+	asks       uint8         // looks at which it had been asked again after it had sent something
 	slow       time.Duration // until then it is one that carries slow requests
 	lastSlow   time.Duration // since when the last of them was in flight
 	slows      uint8         // how many there were
@@ -90,7 +96,7 @@ func (j *judge) see(s *socket, now time.Duration) (fresh bool) {
 	if seen && m.poll == j.poll {
 		return false // the table moved under the dump, and showed it twice
 	}
-	m.poll = j.poll
+	m.poll, m.last = j.poll, now
 	if s.state == stEstablished || s.state == stCloseWait && (!s.info || min(s.ackAgo, s.recvAgo) < halfClosedFor) {
 		j.tally.open++
 		j.look(s, &m, seen, now)
@@ -106,10 +112,12 @@ func (j *judge) gone(s *socket) (fresh bool) {
 	return !seen
 }
 
-// end finishes a complete look; failed one that was not. What is not there any more is forgotten.
+// end finishes a complete look; failed one that was not. What is not there any more is forgotten, but not
+// at once: the announcement of its end comes from a work queue, on a busy machine much later, and must not
+// pass for an arrival then. A cookie is never used again.
 func (j *judge) end(now time.Duration) {
 	for k, m := range j.known {
-		if m.poll != j.poll {
+		if m.poll != j.poll && now-m.last > rememberFor {
 			delete(j.known, k)
 		}
 	}
@@ -161,7 +169,9 @@ func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
 	m.settle(s, seen, received || sent)
 	if received {
 		m.answers = 0
-		m.again = m.again || seen && m.sent > 0
+		if seen && m.sent > 0 {
+			m.asks = min(m.asks+1, settledAsks)
+		}
 	}
 	if sent || !seen && s.sent > 0 && s.sentAgo < s.recvAgo {
 		m.answers = min(m.answers+1, 3)
@@ -169,7 +179,11 @@ func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
 	silent := s.recv == 0 && s.sent == 0
 	// What goes on sending, look after look, and is asked for nothing, is a stream; and so may be what has
 	// sent something and not been asked again yet.
-	stream := s.sent > 0 && s.sentAgo < streamFor && (m.answers >= streamLooks || !m.again)
+	stream := s.sent > 0 && s.sentAgo < streamFor && (m.answers >= streamLooks || m.asks < settledAsks)
+	// What was sent last may have been no answer: TLS 1.3 session tickets go out when the first request has
+	// come in, and so may 100 Continue or HTTP/2 settings. More than one segment has been received then,
+	// and until it is asked again nothing tells; a request is given as long as a silent connection.
+	stream = stream || m.asks < settledAsks && s.sent > 0 && s.dataIn > 1 && s.recvAgo < silentFor
 
 	was := m.busy
 	m.busy = m.inFlight(s)

@@ -81,6 +81,8 @@ type Counter struct {
 	options Options
 	log     *slog.Logger
 
+	born time.Time
+
 	mu       sync.Mutex
 	owner    owner
 	ports    []uint16 // all that have ever been the child's, sorted
@@ -101,6 +103,7 @@ type Counter struct {
 func New(o Options) *Counter {
 	c := &Counter{
 		options:     o,
+		born:        time.Now(),
 		log:         o.Log,
 		owner:       owner{ports: o.Ports, own: o.OwnPort},
 		openNetlink: openNetlink,
@@ -232,6 +235,11 @@ func (c *Counter) rate(now time.Time) (float64, time.Duration) {
 		return 0, 0
 	}
 	return float64(last.opens-first.opens) / span.Seconds(), span
+}
+
+// age is how long arrivals could have been counted, at least the pace of readings.
+func (c *Counter) age(now time.Time) time.Duration {
+	return max(firstPace, now.Sub(c.born))
 }
 
 // Slow drops Watch to one look per second, for when there is nothing left to decide.

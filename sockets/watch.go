@@ -186,7 +186,8 @@ func (w *watch) read(began time.Duration) (queued int, err error) {
 			return
 		}
 		now := w.now()
-		if w.judge.see(s, now) && w.started {
+		// In /proc/net/tcp a connection that is accepted gets another key. It was counted when it came.
+		if fresh := w.judge.see(s, now); fresh && w.started && !(w.c.fellBack && opensErr == nil) {
 			w.arrived(s, now)
 		}
 	})
@@ -262,8 +263,10 @@ func (w *watch) recall(now time.Duration) {
 		}
 	}
 	if w.arrivals.unknown && w.foreign && total >= 3 {
-		// Not all of the child's arrivals; but fewer is a lower rate, and so a longer wait.
-		w.arrivals.before, w.arrivals.window, w.arrivals.unknown = float64(total)/timeWait.Seconds(), timeWait, false
+		// Not all of the child's arrivals; but fewer is a lower rate, and so a longer wait. In a young
+		// container they are no minute's: it would wait for a rate nobody ever came at.
+		span := min(timeWait, w.c.age(w.t0))
+		w.arrivals.before, w.arrivals.window, w.arrivals.unknown = float64(total)/span.Seconds(), span, false
 	}
 }
 
