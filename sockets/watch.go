@@ -378,7 +378,7 @@ func (w *watch) waiting(v *Verdict, now time.Duration) string {
 		parts = append(parts, plural(v.InFlight, "request")+" in flight")
 	}
 	if n := w.judge.tally.streams; w.until == Idle && n > 0 {
-		parts = append(parts, plural(n, "connection")+" that may be streaming")
+		parts = append(parts, plural(n, "connection")+" that may be busy")
 	}
 	if w.until == Closed && v.Open > 0 {
 		parts = append(parts, plural(v.Open, "open connection"))
