@@ -1,16 +1,12 @@
 package integration_test
 
 import (
-	"archive/tar"
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -19,7 +15,7 @@ import (
 func drainDenied(t *testing.T) {
 	s := drainStop{
 		scenario: "8 no privilege", server: drainServer{"http.server", func(t *testing.T) []string {
-			return []string{program(t, "/usr/bin/python3", "python3"), "/servers/threads.py"}
+			return []string{program(t, "/usr/bin/python3", "python3"), "/app/threads.py"}
 		}},
 		env:   []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
 		grace: 20 * time.Second, warm: 3 * time.Second, late: time.Second,
@@ -33,9 +29,20 @@ func drainDenied(t *testing.T) {
 		}
 	})
 
+	// With the container its network goes, and what the server has written and the
+	// client not got yet.
+	slow := s
+	slow.scenario, slow.warm, slow.mild = "5 slow readers of 1.5 MB", time.Second, true
+	slow.traffic = func(l *drainLoad) {
+		for range 4 {
+			l.clients.Go(func() { l.crawl("/?kb=1500", 6*time.Second) })
+		}
+	}
+	drainCompareContainers(t, slow, nil, []string{"idle", "closed"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
+
 	s.scenario, s.server = "8 netlink denied", drainServer{"gunicorn -w 1", func(t *testing.T) []string {
 		return []string{program(t, "/usr/bin/gunicorn", "gunicorn"), "-w", "1", "-b", fmt.Sprintf("0.0.0.0:%d", drainPort),
-			"--chdir", "/servers", "--worker-tmp-dir", "/dev/shm", "--log-level", "critical", "wsgi:app"}
+			"--chdir", "/app", "--worker-tmp-dir", "/dev/shm", "--log-level", "critical", "wsgi:app"}
 	}}
 	s.traffic = func(l *drainLoad) { l.arrive(4, func(*rand.Rand) string { return "/?ms=400" }) }
 	profile := func(t *testing.T) []string { return []string{"--security-opt", "seccomp=" + drainNoNetlink(t)} }
@@ -71,84 +78,27 @@ func drainCompareContainers(t *testing.T, s drainStop, options func(*testing.T) 
 // contain is run, in a container of Docker's.
 func (s *drainStop) contain(t *testing.T, options ...string) *drainResult {
 	t.Helper()
-	args := append([]string{"run", "--detach", "--user", "65534:65534", "--cap-drop", "ALL", "--read-only",
-		"--security-opt", "no-new-privileges", "--volume", "/usr:/usr:ro", "--volume", drainScript("") + ":/servers:ro",
-		"--volume", drainit + ":/drainit:ro"}, options...)
-	for _, e := range environment(append(s.environment(), "HOST=0.0.0.0", fmt.Sprintf("HEALTH_ADDR=:%d", drainHealthPort))) {
-		args = append(args, "--env", e)
-	}
 	command := s.command(t)
-	if s.withDrainit() {
-		command[0] = "/drainit"
+	options = append(append([]string{"--user", "65534:65534", "--cap-drop", "ALL", "--read-only", "--security-opt", "no-new-privileges",
+		"--volume", drainScript("") + ":/app:ro"}, machine...), options...)
+	for _, e := range append(s.environment(), "HOST=0.0.0.0", fmt.Sprintf("HEALTH_ADDR=:%d", drainHealthPort)) {
+		options = append(options, "-e", e)
 	}
-	id := drainDocker(t, append(append(args, drainImage(t)), command...)...)
-	t.Cleanup(func() { exec.Command("docker", "rm", "--force", id).Run() })
-	done, ended := make(chan struct{}), time.Time{}
-	go func() {
-		exec.Command("docker", "wait", id).Run()
-		ended = time.Now()
-		close(done)
-	}()
-	host := drainDocker(t, "inspect", "--format", "{{.NetworkSettings.IPAddress}}", id)
-	return s.measure(t, host, drainSubject{
-		done:   done,
-		signal: func() { drainDocker(t, "kill", "--signal", "TERM", id) },
-		kill:   func() { drainDocker(t, "kill", id) },
-		ended:  func() time.Time { return ended },
-		log: func() string {
-			out, _ := exec.Command("docker", "logs", id).CombinedOutput()
-			return string(out)
-		},
+	if s.withDrainit() {
+		command = command[2:] // the image has it
+	} else {
+		options = append(options, "--entrypoint", command[0])
+		command = command[1:]
+	}
+	c := run(t, options, command...)
+	return s.measure(t, c.ip(), drainSubject{
+		done:   c.done,
+		signal: func() { dockerDoes(t, "kill", "--signal", "TERM", c.name) },
+		kill:   func() { dockerDoes(t, "kill", c.name) },
+		ended:  func() time.Time { return c.ended },
+		log:    c.err.String,
 	})
 }
-
-func drainDocker(t *testing.T, args ...string) string {
-	t.Helper()
-	var stderr bytes.Buffer
-	c := exec.Command("docker", args...)
-	c.Stderr = &stderr
-	out, err := c.Output()
-	if err != nil {
-		t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, &stderr)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// drainImage is an image with nothing in it but the places where the tests'
-// own Debian is mounted: so that its servers run in containers too.
-func drainImage(t *testing.T) string {
-	t.Helper()
-	if out, err := exec.Command("docker", "info").CombinedOutput(); err != nil {
-		missing(t, true, "Docker does not answer: %v %s", err, out)
-	}
-	if err := drainImport(); err != nil {
-		t.Fatal(err)
-	}
-	return drainImageName
-}
-
-const drainImageName = "local/drainit-test-usr"
-
-var drainImport = sync.OnceValue(func() error {
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, name := range []string{"usr", "servers", "tmp", "proc", "dev", "sys", "etc"} {
-		w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeDir, Mode: 0o755})
-	}
-	for _, name := range []string{"bin", "sbin", "lib", "lib64"} {
-		w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: "usr/" + name})
-	}
-	w.WriteHeader(&tar.Header{Name: "drainit", Typeflag: tar.TypeReg, Mode: 0o755})
-	if err := w.Close(); err != nil {
-		return err
-	}
-	c := exec.Command("docker", "import", "-", drainImageName)
-	c.Stdin = &b
-	if out, err := c.CombinedOutput(); err != nil {
-		return fmt.Errorf("docker import: %v %s", err, out)
-	}
-	return nil
-})
 
 // drainNoNetlink is a seccomp profile that allows everything but netlink sockets.
 func drainNoNetlink(t *testing.T) string {

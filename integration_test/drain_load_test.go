@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -35,9 +36,10 @@ const drainPatience = 15 * time.Second
 // drainLoad is the clients of one server, and the balancer that sends them. It
 // speaks HTTP by hand: net/http would silently repeat what is lost.
 type drainLoad struct {
-	net  *drainNet
-	addr string
-	seed uint64
+	net    *drainNet
+	addr   string
+	seed   uint64
+	secure bool // with TLS
 
 	t0      time.Time     // valid once stopped is closed
 	stopped chan struct{} // closed at t0
@@ -170,6 +172,15 @@ func (l *drainLoad) connect(addr string) (*drainConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.secure && addr == l.addr {
+		c.SetDeadline(time.Now().Add(drainPatience))
+		secure := tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+		if err := secure.Handshake(); err != nil {
+			c.Close()
+			return nil, err
+		}
+		c = secure
+	}
 	return &drainConn{c, bufio.NewReader(c)}, nil
 }
 
@@ -214,6 +225,33 @@ func (l *drainLoad) visit(path string) {
 	what := path + " from " + c.LocalAddr().String()
 	_, answering, err := c.ask(path, true)
 	l.record(what, began, answering, err)
+}
+
+// crawl makes one request, and takes so long to read its answer.
+func (l *drainLoad) crawl(path string, during time.Duration) {
+	began := time.Now()
+	c, err := l.connect(l.addr)
+	if err != nil {
+		l.record(path, began, false, err)
+		return
+	}
+	defer c.Close()
+	c.SetDeadline(began.Add(during + drainPatience))
+	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: drain\r\nConnection: close\r\n\r\n", path)
+	r, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		l.record(path, began, false, err)
+		return
+	}
+	step := r.ContentLength/50 + 1
+	for err == nil {
+		time.Sleep(during / 50)
+		_, err = io.CopyN(io.Discard, r.Body, step)
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	l.record(path, began, true, err)
 }
 
 // arrive lets clients with one request each arrive at random, so many per second

@@ -1,21 +1,28 @@
 package integration_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-func TestDrain(t *testing.T) {
+func TestNobodyIsLost(t *testing.T) {
 	// Not parallel to the package's other tests: who is to be fast here should
 	// not have to share the machine more than it must.
 	t.Run("all", func(t *testing.T) {
 		for _, scenario := range []func(*testing.T){
-			drainDies, drainPropagates, drainHurries, drainWebSockets, drainPreForks, drainStreams, drainKeepAlives,
+			drainDies, drainSecure, drainPropagates, drainHurries, drainWebSockets, drainPreForks, drainStreams, drainKeepAlives,
 			drainNeighbours, drainDenied,
 		} {
 			scenario(t)
@@ -83,6 +90,49 @@ func drainDies(t *testing.T) {
 			r.because(t, "idle")
 		})
 	}
+}
+
+// The same inside TLS, where a server says something (its session tickets) after
+// the request has come.
+func drainSecure(t *testing.T) {
+	both := drainCertificate(t)
+	drainCompare(t, drainStop{
+		scenario: "1 the same in TLS, 10 % of 3 s", server: drainNode, env: []string{"DRAIN_WINDOW=2s"}, public: []string{"PEM=" + both}, secure: true,
+		grace: 20 * time.Second, warm: 3 * time.Second, late: 2 * time.Second,
+		traffic: func(l *drainLoad) {
+			l.arrive(10, drainPaths(0.1, 3000))
+			for range 6 {
+				l.keep(300*time.Millisecond, false, drainPaths(0.1, 3000))
+			}
+		},
+	}, 3, []string{"idle"}, func(t *testing.T, r *drainResult) {
+		r.lossless(t)
+		r.because(t, "idle")
+	})
+}
+
+// drainCertificate makes one that nobody checks, and its key, in one file.
+func drainCertificate(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(crand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "both.pem")
+	both := append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	if err := os.WriteFile(path, both, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // Balancers that take 8 s to move on, and a window of 2 s.

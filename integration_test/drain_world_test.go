@@ -20,7 +20,7 @@ import (
 // same run without an init, under tini, under dumb-init, and under drainit with a
 // fixed window, all in one run, with one table at the end:
 //
-//	go test -run TestDrain -v ./integration_test
+//	go test -run TestNobodyIsLost -v ./integration_test
 //
 // Every stop has a container's surroundings: the init (or the server, if there
 // is none) is PID 1, in a network namespace of its own, and what has not ended
@@ -174,8 +174,9 @@ var drainInits = []string{"none", "tini", "dumb-init", "window"}
 type drainStop struct {
 	scenario string
 	server   drainServer
-	init     string // none, tini, dumb-init, or a value of DRAIN_UNTIL
-	env      []string
+	init     string   // none, tini, dumb-init, or a value of DRAIN_UNTIL
+	env      []string // drainit's
+	public   []string // the server's
 	grace    time.Duration
 	warm     time.Duration                                 // traffic before the stop signal
 	late     time.Duration                                 // how long after readiness turns the balancer has moved on
@@ -184,6 +185,7 @@ type drainStop struct {
 	inside   func(t *testing.T, command []string) []string // wraps the command; may be nil
 	net      *drainNet                                     // nil: a new one
 	mild     bool                                          // tini may lose nothing
+	secure   bool                                          // TLS
 	seed     uint64
 }
 
@@ -220,6 +222,7 @@ func (s *drainStop) command(t *testing.T) []string {
 
 func (s *drainStop) environment() []string {
 	env := []string{"HOST=127.0.0.1", fmt.Sprintf("PORT=%d", drainPort), "PYTHONDONTWRITEBYTECODE=1"}
+	env = append(env, s.public...)
 	if s.withDrainit() {
 		env = append(env, fmt.Sprintf("HEALTH_ADDR=127.0.0.1:%d", drainHealthPort), "READY_CHECK=listen",
 			"GRACE_PERIOD="+s.grace.String(), "DRAIN_UNTIL="+s.init)
@@ -262,6 +265,7 @@ func (s *drainStop) measure(t *testing.T, host string, p drainSubject) *drainRes
 	t.Helper()
 	l := newDrainLoad(s.net, fmt.Sprintf("%s:%d", host, drainPort), s.seed)
 	l.listens(t, p)
+	l.secure = s.secure
 	health := ""
 	if s.withDrainit() {
 		health = fmt.Sprintf("%s:%d", host, drainHealthPort)

@@ -2,6 +2,7 @@
 nothing of SIGTERM, and dies of it.
 
     /?ms=1500                  answers after so long
+    /?kb=3000                  answers at such length
     /stream?ms=3000&every=300  answers in pieces
 """
 
@@ -18,13 +19,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         url = urlsplit(self.path)
         query = {k: int(v[0]) / 1000 for k, v in parse_qs(url.query).items()}
+        body = b"done\n" + bytes(int(query.get("kb", 0) * 1000) << 10)
         if url.path == "/stream":
             return self.stream(query)
         time.sleep(query.get("ms", 0))
         self.send_response(200)
-        self.send_header("Content-Length", "5")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"done\n")
+        self.wfile.write(body)
 
     def stream(self, query):
         self.send_response(200)
