@@ -103,10 +103,10 @@ func TestWatchdog(t *testing.T) {
 	for where, run := range runs {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
-			w := run(t, []string{"READY_CHECK=notify", "WATCHDOG=500ms", "WATCHDOG_USEC=9", "WATCHDOG_PID=9"})
+			w := run(t, []string{"READY_CHECK=notify", "WATCHDOG=1500ms", "WATCHDOG_USEC=9", "WATCHDOG_PID=9"})
 			pid, env := w.childEnv()
-			if env["WATCHDOG_USEC"] != "500000" || env["WATCHDOG_PID"] != pid {
-				t.Errorf("WATCHDOG_USEC=%s, WATCHDOG_PID=%s; want 500000 and %s", env["WATCHDOG_USEC"], env["WATCHDOG_PID"], pid)
+			if env["WATCHDOG_USEC"] != "1500000" || env["WATCHDOG_PID"] != pid {
+				t.Errorf("WATCHDOG_USEC=%s, WATCHDOG_PID=%s; want 1500000 and %s", env["WATCHDOG_USEC"], env["WATCHDOG_PID"], pid)
 			}
 			if s := w.status(); fmt.Sprint(s.ChildPID) != pid {
 				t.Errorf("child_pid is %d, want %s", s.ChildPID, pid)
