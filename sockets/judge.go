@@ -8,6 +8,10 @@ const (
 	silentFor = 5 * time.Second
 	// A half-closed client may still read its answer; after this long the server has forgotten to close.
 	halfClosedFor = 30 * time.Second
+	// A server that has closed may leave an answer in the queue, which dies with the container's network: it is
+	// in flight unless the client has acknowledged nothing for this long (the probes of a closed window are
+	// further apart only after twelve seconds of it).
+	deliverFor = 10 * time.Second
 	// A server that pushes is busy for this long after it last sent something.
 	streamFor = time.Second
 	// What has ended is remembered for this long.
@@ -97,12 +101,27 @@ func (j *judge) see(s *socket, now time.Duration) (fresh bool) {
 		return false // the table moved under the dump, and showed it twice
 	}
 	m.poll, m.last = j.poll, now
-	if s.state == stEstablished || s.state == stCloseWait && (!s.info || min(s.ackAgo, s.recvAgo) < halfClosedFor) {
+	switch {
+	case s.state == stEstablished, s.state == stCloseWait && (!s.info || min(s.ackAgo, s.recvAgo) < halfClosedFor):
 		j.tally.open++
 		j.look(s, &m, seen, now)
+	case undelivered(s):
+		j.tally.open++
+		j.tally.inFlight++
+		j.tally.lasting++ // how long it will take is the client's affair
 	}
 	j.known[s.cookie] = m
 	return !seen
+}
+
+// undelivered reports whether the server has closed the connection, and the client hasn't got all of what was
+// written before. The FIN counts as a byte.
+func undelivered(s *socket) bool {
+	switch s.state {
+	case stFinWait1, stClosing, stLastAck:
+		return s.wqueue > 1 && (!s.info || s.ackAgo < deliverFor)
+	}
+	return false
 }
 
 // gone takes a connection that was destroyed, and reports whether it had never been seen.

@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -170,6 +171,37 @@ func TestWhatTheKernelTellsOfARequest(t *testing.T) {
 			}
 			server.Close()
 			soon(t, look, "closed", func(n tally) bool { return n.open == 0 })
+		})
+	}
+}
+
+func TestAnAnswerIsInFlightUntilTheClientHasIt(t *testing.T) {
+	for _, half := range []bool{false, true} { // FIN_WAIT1 and LAST_ACK
+		t.Run(fmt.Sprintf("half-closed %t", half), func(t *testing.T) {
+			t.Parallel()
+			l, port := listen(t, "tcp", "127.0.0.1:0")
+			client, server := pair(t, l, "tcp4")
+			look := looking(t, port)
+			client.SetReadBuffer(16 << 10)
+			server.SetWriteBuffer(4 << 20)
+			exchange(t, client, server, "ask")
+			if half {
+				client.CloseWrite()
+				io.ReadAll(server)
+			}
+			if _, err := server.Write(make([]byte, 1<<20)); err != nil {
+				t.Fatal(err)
+			}
+			server.Close()
+			for end := time.Now().Add(400 * time.Millisecond); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				if n := look(); n.open != 1 || n.inFlight != 1 {
+					t.Fatalf("closed by the server, and not read: %+v", n)
+				}
+			}
+			if n, err := io.Copy(io.Discard, client); n != 1<<20 || err != nil {
+				t.Fatal(n, err)
+			}
+			soon(t, look, "read", func(n tally) bool { return n.open == 0 && n.inFlight == 0 })
 		})
 	}
 }
