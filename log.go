@@ -141,16 +141,21 @@ func leaveWords(file, words string) {
 	done := make(chan struct{})
 	go func() { // ends with the write, or with the program
 		defer close(done)
-		f, err := os.OpenFile(file, os.O_WRONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 		if err != nil {
 			return
 		}
 		defer f.Close()
-		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		info, err := f.Stat()
+		if err != nil || !info.Mode().IsRegular() {
 			return
 		}
-		f.Truncate(0)
-		io.WriteString(f, cut(words, most))
+		text := cut(words, most)
+		if info.Size() > 0 {
+			// After the child's own last words: the kubelet reads the end of the file.
+			text = "\n" + text
+		}
+		io.WriteString(f, text)
 	}()
 	select {
 	case <-done:

@@ -205,11 +205,11 @@ func TestLeaveWords(t *testing.T) {
 		t.Errorf("there are %v now", entries)
 	}
 	leaveWords(in("there"), "words")
-	if got, _ := os.ReadFile(in("there")); string(got) != "words" {
-		t.Errorf("got %.100q, want the words alone", got)
+	if got, _ := os.ReadFile(in("there")); string(got) != strings.Repeat("x", 100)+"\nwords" {
+		t.Errorf("got %q, want the words after what the child had written", got)
 	}
-	leaveWords(in("there"), strings.Repeat("y", 10000))
-	if got, _ := os.ReadFile(in("there")); len(got) != 4096 {
-		t.Errorf("%d bytes, want the 4096 that the kubelet reads", len(got))
+	leaveWords(in("link"), strings.Repeat("y", 10000))
+	if got, _ := os.ReadFile(in("there")); !strings.HasSuffix(string(got), "words\n"+strings.Repeat("y", 4096)) {
+		t.Errorf("%d bytes, want the 4096 that the kubelet reads after what was there", len(got))
 	}
 }

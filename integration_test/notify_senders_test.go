@@ -105,7 +105,7 @@ func TestHAProxySaysWhenItIsReady(t *testing.T) {
 	// A reload: unready while it says so, and ready again.
 	w.deliver(unix.SIGUSR2)
 	w.logs("not ready")
-	w.logs("ready again")
+	w.logs("msg=\"drainit: ready\"")
 	w.becomes(200, "")
 	if code, _ := get(url); code != 200 {
 		t.Errorf("after the reload it answers %d", code)

@@ -72,7 +72,7 @@ func (l *loop) tell() {
 	if l.logged.Ready != a.Ready && l.logged.Started && l.phase < Draining {
 		// The first time is how it should be, and a stop has its own lines.
 		if a.Ready {
-			l.Log.Info("ready again")
+			l.Log.Info("ready")
 		} else {
 			l.Log.Info("not ready", "why", reason)
 		}

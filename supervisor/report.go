@@ -65,15 +65,16 @@ func (l *loop) words() string {
 	how := "did not end even on SIGKILL"
 	if l.exited {
 		how = describe(l.exit)
+		if l.forwarded.IsZero() && l.exit.Status.Exited() {
+			how += " by itself"
+		}
 	}
 	switch {
 	case l.t0.IsZero():
-		fmt.Fprintf(&b, "the child %s by itself after %s", how, l.age())
-		b.WriteString(l.cause())
+		fmt.Fprintf(&b, "the child %s after %s", how, l.age())
 	case l.forwarded.IsZero():
-		fmt.Fprintf(&b, "asked to stop by %s; the child %s by itself %s later, before any signal was forwarded",
+		fmt.Fprintf(&b, "asked to stop by %s; the child %s %s later, before any signal was forwarded",
 			l.askedBy, how, round(l.endOfChild().Sub(l.t0)))
-		b.WriteString(l.cause())
 	case !l.killed.IsZero() && (!l.exited || !l.exitedAt.Before(l.killed)):
 		fmt.Fprintf(&b, "asked to stop by %s; %s was forwarded after %s and not finished %s later: killed at the deadline",
 			l.askedBy, SignalName(l.stopSignal()), round(l.forwarded.Sub(l.t0)), round(l.killed.Sub(l.forwarded)))
@@ -82,8 +83,8 @@ func (l *loop) words() string {
 		fmt.Fprintf(&b, "asked to stop by %s and finished in %s: %s was forwarded after %s (%s), the child %s %s later",
 			l.askedBy, round(l.endOfChild().Sub(l.t0)), SignalName(l.stopSignal()), round(l.forwarded.Sub(l.t0)), l.why,
 			how, round(l.endOfChild().Sub(l.forwarded)))
-		b.WriteString(l.cause())
 	}
+	b.WriteString(l.cause())
 	if !l.killed.IsZero() && l.exited && l.exitedAt.Before(l.killed) {
 		b.WriteString("; what it left behind was killed")
 		b.WriteString(l.leftOver())
@@ -98,17 +99,33 @@ func (l *loop) words() string {
 	return b.String()
 }
 
-// cause explains a SIGKILL that was not drainit's own, where the kernel tells.
+// cause explains a SIGKILL that was not drainit's own, and tells of the OOM
+// killer whoever it was that it ended: a worker's end may be the child's too.
 func (l *loop) cause() string {
-	if !l.exit.Status.Signaled() || l.exit.Status.Signal() != unix.SIGKILL || !l.killed.IsZero() && !l.exitedAt.Before(l.killed) {
-		return ""
+	byUs := !l.killed.IsZero() && !l.exitedAt.Before(l.killed)
+	struck := l.exited && l.exit.Status.Signaled() && l.exit.Status.Signal() == unix.SIGKILL && !byUs
+	switch n := l.oomRise(); {
+	case n > 0 && struck:
+		return fmt.Sprintf("; out of memory: the cgroup's oom_kill counter rose by %d, raise the memory limit or lower the use", n)
+	case n > 0:
+		return fmt.Sprintf("; out of memory on the way: the cgroup's oom_kill counter rose by %d while the child ran", n)
+	case struck:
+		return "; not by drainit: the memory limit, the kubelet or a person"
 	}
-	if l.oomKnown {
-		if n, err := l.OOMKills(); err == nil && n > l.oomStart {
-			return fmt.Sprintf("; out of memory: the cgroup's oom_kill counter rose by %d, raise the memory limit or lower the use", n-l.oomStart)
-		}
+	return ""
+}
+
+// oomRise is how many processes of the cgroup the OOM killer has ended since
+// the start, 0 if that is not known.
+func (l *loop) oomRise() uint64 {
+	if !l.oomKnown {
+		return 0
 	}
-	return "; not by drainit: the memory limit, the kubelet or a person"
+	n, err := l.OOMKills()
+	if err != nil || n < l.oomStart {
+		return 0
+	}
+	return n - l.oomStart
 }
 
 func (l *loop) leftOver() string {

@@ -90,7 +90,7 @@ func (l *loop) begin(by string) {
 	}
 	t := l.Timeline
 	l.Log.Info("stop asked for: not ready, still serving", "by", by,
-		"forward_after", t.Window, "until", string(l.Until), "forward_by", t.ForwardAfter(), "kill_after", t.KillAfter())
+		"forward_not_before", t.Window, "until", string(l.Until), "forward_by", t.ForwardAfter(), "kill_after", t.KillAfter())
 	l.transition(stopAsked)
 }
 

@@ -709,7 +709,7 @@ func TestWords(t *testing.T) {
 		{"by itself", setup{}, nil, []act{{3 * s, exitedWith(3)}}, []string{"exited with code 3", "by itself", "after 3s"}},
 		{"killed by somebody", setup{}, nil, []act{{3 * s, killedBy(unix.SIGKILL)}}, []string{"killed by SIGKILL", "not by drainit"}},
 		{"out of memory", setup{}, oom, []act{{3 * s, killedBy(unix.SIGKILL)}}, []string{"killed by SIGKILL", "out of memory"}},
-		{"out of memory is no word for another signal", setup{}, oom, []act{{3 * s, killedBy(unix.SIGSEGV)}}, []string{"killed by SIGSEGV by itself after 3s"}},
+		{"out of memory is no word for another signal", setup{}, oom, []act{{3 * s, killedBy(unix.SIGSEGV)}}, []string{"killed by SIGSEGV after 3s"}},
 		{"finished", setup{child: process{after: 2 * s}}, nil, []act{termAtOnce}, []string{"SIGTERM", "finished in 7s", "after 5s", "exited with code 0"}},
 		{"at the deadline", setup{child: process{stubborn: true}, orphans: []process{{stubborn: true}}}, nil, []act{termAtOnce},
 			[]string{"killed at the deadline", "2 processes left"}},
