@@ -326,12 +326,18 @@ func (p *process) child() int {
 
 // catching waits until drainit has taken over the signals: SIGCONT is the first
 // of those that the Go runtime leaves alone until it is told, and that comes
-// after SIGTERM in the order in which drainit asks for them.
+// after SIGTERM in the order in which drainit asks for them. No child may have
+// been started before.
 func (p *process) catching() {
 	for end := time.Now().Add(patience); time.Now().Before(end); {
+		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.pid, p.pid))
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
 		if err != nil || signalSet(string(status), "SigCgt")&(1<<(unix.SIGCONT-1)) != 0 {
 			return // gone, or ready
+		}
+		if len(children) > 0 {
+			p.t.Error("the child was started before the signals were caught")
+			return
 		}
 		runtime.Gosched()
 	}

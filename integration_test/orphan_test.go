@@ -131,7 +131,7 @@ func TestTheMainChildsCodeIsNeverLostAmongOrphans(t *testing.T) {
 	if testing.Short() {
 		runs = 20
 	}
-	inParallel(runs, func(i int) {
+	inParallel(t, runs, func(i int) {
 		want := 1 + i%254
 		p, err := launch(t, setup{proc: "host", direct: i%5 == 0}, "--", testchild, "orphans", "-now", "-count", fmt.Sprint(i%20), "-exit", fmt.Sprint(want))
 		if err != nil {

@@ -100,13 +100,13 @@ func TestAStormOfSignalsLeavesTheChildAlive(t *testing.T) {
 	p.exits(9)
 }
 
-// inParallel runs f for 0 to n-1, a few at a time.
-func inParallel(n int, f func(int)) {
+// inParallel runs f for 0 to n-1, a few at a time, until one of them fails.
+func inParallel(t *testing.T, n int, f func(int)) {
 	var wg sync.WaitGroup
 	var next atomic.Int64
 	for range 4 {
 		wg.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+			for i := int(next.Add(1)) - 1; i < n && !t.Failed(); i = int(next.Add(1)) - 1 {
 				f(i)
 			}
 		})
@@ -119,7 +119,7 @@ func TestSIGTERMWhileTheChildStartsIsNeverLost(t *testing.T) {
 	if testing.Short() {
 		runs = 20
 	}
-	inParallel(runs, func(i int) {
+	inParallel(t, runs, func(i int) {
 		// The child ends by the signal at any moment of its life, so anything
 		// but 143 is a signal that was lost, or sent to nobody.
 		p, err := launch(t, setup{env: quick, proc: "host"}, "--", "/bin/sleep", "15")
