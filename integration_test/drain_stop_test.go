@@ -22,7 +22,7 @@ func TestNobodyIsLost(t *testing.T) {
 	// not have to share the machine more than it must.
 	t.Run("all", func(t *testing.T) {
 		for _, scenario := range []func(*testing.T){
-			drainDies, drainSecure, drainPropagates, drainHurries, drainWebSockets, drainPreForks, drainStreams, drainKeepAlives,
+			drainDies, drainSecure, drainPropagates, drainHurries, drainWebSockets, drainPreForks, drainStreams, drainSlowReaders, drainKeepAlives,
 			drainNeighbours, drainDenied,
 		} {
 			scenario(t)
@@ -199,7 +199,7 @@ func drainWebSockets(t *testing.T) {
 	})
 	s.scenario, s.grace = "3 WebSockets, forward_by 5 s", 12*time.Second
 	s.env = []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=6s", "KILL_MARGIN=1s"}
-	drainRun(t, with(t, s), "closed", 3, func(t *testing.T, r *drainResult) {
+	drainRun(t, with(t, s), "closed", 2, func(t *testing.T, r *drainResult) {
 		r.because(t, "forward_by")
 		if r.lost[drainCut] != 8 || r.losses() != 8 {
 			t.Errorf("lost %v, want the 8 that were still open cut:\n%s", r.lost, strings.Join(r.details, "\n"))
@@ -217,7 +217,7 @@ func drainPreForks(t *testing.T) {
 		scenario: "4 clients wait to be accepted", server: drainGunicorn, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
 		grace: 25 * time.Second, warm: 3 * time.Second, late: time.Second,
 		traffic: func(l *drainLoad) { l.arrive(6, drainPaths(1, 500)) },
-	}, 3, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
+	}, 2, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
 	// Here it is the parent that keeps the listener open when the workers have
 	// ceased to accept.
 	drainCompare(t, drainStop{
@@ -226,7 +226,7 @@ func drainPreForks(t *testing.T) {
 		traffic: func(l *drainLoad) {
 			l.arrive(8, func(r *rand.Rand) string { return []string{"/?ms=500", "/block?ms=200"}[r.IntN(2)] })
 		},
-	}, 3, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
+	}, 2, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
 }
 
 // Answers that trickle for seconds from a server that dies on SIGTERM.
@@ -240,11 +240,25 @@ func drainStreams(t *testing.T) {
 					return fmt.Sprintf("/stream?ms=%d&every=%d", 1000+r.IntN(4000), 100+r.IntN(600))
 				})
 			},
-		}, 3, []string{"idle"}, func(t *testing.T, r *drainResult) {
+		}, 2, []string{"idle"}, func(t *testing.T, r *drainResult) {
 			r.lossless(t)
 			r.because(t, "idle")
 		})
 	}
+}
+
+// Clients that are slow to read an answer which the server has written long ago.
+// It closes, or dies, and the network goes with it and what is still on its way.
+func drainSlowReaders(t *testing.T) {
+	drainCompare(t, drainStop{
+		scenario: "5 slow readers of 1.5 MB", server: drainThreads, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
+		grace: 20 * time.Second, warm: time.Second, late: time.Second, apart: true,
+		traffic: func(l *drainLoad) {
+			for range 4 {
+				l.clients.Go(func() { l.crawl("/?kb=1500", 6*time.Second) })
+			}
+		},
+	}, 1, []string{"idle", "closed"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
 }
 
 // drainKnownSlow is the age at which a request is known to be slow: what sockets
@@ -265,7 +279,7 @@ func drainKeepAlives(t *testing.T) {
 					l.keep(time.Second, true, drainPaths(0.25, 1000))
 				}
 			},
-		}, 3, []string{"idle"}, func(t *testing.T, r *drainResult) {
+		}, 2, []string{"idle"}, func(t *testing.T, r *drainResult) {
 			r.because(t, "idle")
 			// That a request will be slow can't be known before it is.
 			for _, asked := range r.slow {

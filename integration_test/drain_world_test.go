@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -105,6 +106,27 @@ func (n *drainNet) do(f func()) {
 	f()
 }
 
+// join connects two namespaces by a pair of interfaces: 10.99.0.1, and other has 10.99.0.2.
+func (n *drainNet) join(t *testing.T, other *drainNet) {
+	t.Helper()
+	ip := func(in *drainNet, args ...string) {
+		t.Helper()
+		in.do(func() {
+			if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+				t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+			}
+		})
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		missing(t, true, "there is no ip: apt-get install iproute2")
+	}
+	ip(n, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), other.file.Fd()))
+	for in, address := range map[*drainNet]string{n: "10.99.0.1/24", other: "10.99.0.2/24"} {
+		ip(in, "address", "add", address, "dev", "eth0")
+		ip(in, "link", "set", "eth0", "up")
+	}
+}
+
 func (n *drainNet) dial(addr string, timeout time.Duration) (c net.Conn, err error) {
 	// One numeric address is dialled by the goroutine that asks.
 	n.do(func() { c, err = (&net.Dialer{Timeout: timeout}).Dial("tcp4", addr) })
@@ -177,6 +199,7 @@ type drainStop struct {
 	init     string   // none, tini, dumb-init, or a value of DRAIN_UNTIL
 	env      []string // drainit's
 	public   []string // the server's
+	apart    bool     // the server's network goes with it, as a container's does
 	grace    time.Duration
 	warm     time.Duration                                 // traffic before the stop signal
 	late     time.Duration                                 // how long after readiness turns the balancer has moved on
@@ -220,11 +243,19 @@ func (s *drainStop) command(t *testing.T) []string {
 	return command
 }
 
+// host is where the server listens.
+func (s *drainStop) host() string {
+	if s.apart {
+		return "10.99.0.2"
+	}
+	return "127.0.0.1"
+}
+
 func (s *drainStop) environment() []string {
-	env := []string{"HOST=127.0.0.1", fmt.Sprintf("PORT=%d", drainPort), "PYTHONDONTWRITEBYTECODE=1"}
+	env := []string{"HOST=" + s.host(), fmt.Sprintf("PORT=%d", drainPort), "PYTHONDONTWRITEBYTECODE=1"}
 	env = append(env, s.public...)
 	if s.withDrainit() {
-		env = append(env, fmt.Sprintf("HEALTH_ADDR=127.0.0.1:%d", drainHealthPort), "READY_CHECK=listen",
+		env = append(env, fmt.Sprintf("HEALTH_ADDR=%s:%d", s.host(), drainHealthPort), "READY_CHECK=listen",
 			"GRACE_PERIOD="+s.grace.String(), "DRAIN_UNTIL="+s.init)
 		env = append(env, s.env...)
 	}
@@ -241,8 +272,16 @@ func (s *drainStop) run(t *testing.T) *drainResult {
 		s.beside(t, s.net)
 	}
 	command := s.command(t)
-	p := s.net.start(t, setup{as: command[0], env: s.environment()}, command[1:]...)
-	r := s.measure(t, "127.0.0.1", drainSubject{
+	home := s.net
+	if s.apart {
+		home = newDrainNet(t)
+		s.net.join(t, home)
+	}
+	p := home.start(t, setup{as: command[0], env: s.environment()}, command[1:]...)
+	if s.apart {
+		home.file.Close() // only its processes keep it now
+	}
+	r := s.measure(t, s.host(), drainSubject{
 		done:   p.done,
 		signal: func() { p.signal(unix.SIGTERM) },
 		kill:   p.kill,
