@@ -526,7 +526,7 @@ func freePort(t *testing.T) int {
 }
 
 // probeClient makes a connection for each request, as the kubelet does.
-var probeClient = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var probeClient = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // get is the status and the body of url; 0 if nothing answers.
 func get(url string) (int, string) {
