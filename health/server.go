@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"log"
 	"net"
 	"net/http"
 	"runtime"
@@ -52,11 +49,10 @@ type Server struct {
 	// Probed is called at each request, if set. It must be quick.
 	Probed func()
 
-	listener *listener
-	http     *http.Server
-	closed   atomic.Uint64
-	mu       sync.Mutex
-	probes   []probeCount
+	port   port
+	closed atomic.Uint64
+	mu     sync.Mutex
+	probes []probeCount
 }
 
 // Listen binds addr, a host:port with an optional host. Nothing is answered
@@ -68,57 +64,41 @@ func Listen(addr string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Gate: new(Gate), listener: &listener{Listener: ln, slots: make(chan struct{}, maxConnections), done: make(chan struct{})}}
-	s.http = &http.Server{
-		Handler:           s,
-		ReadTimeout:       readTimeout,
-		ReadHeaderTimeout: readTimeout,
-		WriteTimeout:      readTimeout,
-		IdleTimeout:       readTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          log.New(io.Discard, "", 0),
-
-		DisableGeneralOptionsHandler: true, // GET and HEAD only
-	}
-	s.http.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateClosed && s.closed.Add(1)%trimEvery == 0 {
-			go Trim() // ends with the collection
-		}
-	}
-	// A probe is a connection of its own anyway, and an idle one would hold
-	// one of few places.
-	s.http.SetKeepAlivesEnabled(false)
+	s := &Server{Gate: new(Gate)}
+	s.port = port{Listener: ln, slots: make(chan struct{}, maxConnections), open: make(map[net.Conn]struct{})}
 	return s, nil
 }
 
 // Serve answers until Close. It returns nil after Close.
 func (s *Server) Serve() error {
-	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
+	return s.port.serve(func(c net.Conn) {
+		exchange(c, s)
+		if s.closed.Add(1)%trimEvery == 0 {
+			go Trim() // ends with the collection
+		}
+	})
 }
 
 // Close stops answering, at once.
-func (s *Server) Close() error { return s.http.Close() }
+func (s *Server) Close() error { return s.port.close() }
 
 // Port is the port that was bound.
 func (s *Server) Port() uint16 {
-	if a, ok := s.listener.Addr().(*net.TCPAddr); ok {
+	if a, ok := s.port.Addr().(*net.TCPAddr); ok {
 		return uint16(a.Port)
 	}
 	return 0
 }
 
 // Accepted is how many connections came to this port so far.
-func (s *Server) Accepted() uint64 { return s.listener.accepted.Load() }
+func (s *Server) Accepted() uint64 { return s.port.accepted.Load() }
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.Probed != nil {
 		s.Probed()
 	}
-	code, kind, body := s.answer(r)
+	code, kind, body := s.reply(r)
 	if slices.Contains(paths, r.URL.Path) {
 		s.count(r.URL.Path, code)
 	}
@@ -137,7 +117,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 const plain = "text/plain; charset=utf-8"
 
-func (s *Server) answer(r *http.Request) (code int, kind string, body []byte) {
+func (s *Server) reply(r *http.Request) (code int, kind string, body []byte) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return http.StatusMethodNotAllowed, plain, []byte("only GET and HEAD are answered here\n")
 	}
@@ -199,46 +179,4 @@ func (s *Server) counts() []probeCount {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.probes)
-}
-
-// listener counts what it accepts and bounds what is open at once: with every
-// place taken further connections wait in the kernel's queue.
-type listener struct {
-	net.Listener
-	slots    chan struct{}
-	accepted atomic.Uint64
-	closing  sync.Once
-	done     chan struct{}
-}
-
-// Close also ends an Accept that waits for a place: http.Server.Close waits
-// for that one, and the container's end for http.Server.Close.
-func (l *listener) Close() error {
-	l.closing.Do(func() { close(l.done) })
-	return l.Listener.Close()
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	l.accepted.Add(1)
-	return &conn{Conn: c, release: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-type conn struct {
-	net.Conn
-	release func()
-}
-
-func (c *conn) Close() error {
-	c.release()
-	return c.Conn.Close()
 }
