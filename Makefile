@@ -5,9 +5,8 @@
 
 GO ?= go
 
-# Without cgo the binary is static. Without HTTP/2, which a readiness port has
-# no use for, it is 0.4 MB smaller.
-BUILD = CGO_ENABLED=0 $(GO) build -trimpath -tags nethttpomithttp2 -ldflags '-s -w'
+# Without cgo the binary is static.
+BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -17,7 +16,7 @@ drainit:
 	$(BUILD) -o $@ .
 
 demo:
-	CGO_ENABLED=0 $(GO) run -trimpath -tags nethttpomithttp2 ./examples/demo
+	CGO_ENABLED=0 $(GO) run -trimpath ./examples/demo
 
 test:
 	scripts/test-setup
@@ -26,7 +25,6 @@ test:
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "not formatted (gofmt -w):"; gofmt -l .; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags nethttpomithttp2 ./...
 	$(GO) mod tidy -diff
 	$(GO) run $(STATICCHECK) ./...
 

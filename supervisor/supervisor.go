@@ -408,7 +408,7 @@ func (l *loop) leave() {
 	if !l.t0.IsZero() {
 		l.orphanBy = earlier(l.orphanBy, l.killAt())
 	}
-	l.Log.Debug("the child has left processes behind", "signal", SignalName(l.stopSignal()), "processes", l.System.Left())
+	l.Log.Debug("the child has left processes behind", "signal", SignalName(l.stopSignal()))
 	l.System.SignalRest(l.stopSignal())
 }
 

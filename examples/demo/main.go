@@ -107,7 +107,7 @@ func demo(ctx context.Context, o options) (good bool, err error) {
 // build makes both binaries with the settings that drainit is released with.
 func build(ctx context.Context, dir string) error {
 	const module = "github.com/drainit/drainit"
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-tags", "nethttpomithttp2", "-ldflags", "-s -w",
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
 		"-o", dir+string(filepath.Separator), module, module+"/examples/server")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
