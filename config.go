@@ -140,10 +140,13 @@ func variable(field string) string {
 // derive fills in the defaults that depend on the budget.
 func (c *Config) derive() {
 	budget := c.GracePeriod.Duration
-	c.DrainWindow.orElse(min(5*time.Second, budget/3))
-	c.StopReserve.orElse(min(10*time.Second, budget/3))
-	c.KillMargin.orElse(min(2*time.Second, budget/10))
+	c.DrainWindow.orElse(min(5*time.Second, part(budget, 3)))
+	c.StopReserve.orElse(min(10*time.Second, part(budget, 3)))
+	c.KillMargin.orElse(min(2*time.Second, part(budget, 10)))
 }
+
+// part is a share of the budget, in milliseconds people can read.
+func part(budget, n time.Duration) time.Duration { return (budget / n).Truncate(time.Millisecond) }
 
 // checkWords finds values that can't be, whatever the others are.
 func (c *Config) checkWords() (ps []problem) {
@@ -161,6 +164,10 @@ func (c *Config) checkWords() (ps []problem) {
 	oneOf("LOG_LEVEL", &c.LogLevel, "debug", "info", "warn", "error")
 
 	if c.HealthAddr.value != "off" {
+		_, port, _ := net.SplitHostPort(c.HealthAddr.value)
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil && slices.Contains(c.Ports.ports, uint16(n)) {
+			add("PORTS", &c.Ports, port+" is drainit's own (DRAINIT_HEALTH_ADDR)", "leave it out, or move DRAINIT_HEALTH_ADDR: each needs a port of its own")
+		}
 		if err := checkAddr(c.HealthAddr.value); err != nil {
 			add("HEALTH_ADDR", &c.HealthAddr, err.Error(), "write host:port or :port, :8099 for one, or off")
 		}
@@ -188,10 +195,10 @@ func (c *Config) checkTimes() (ps []problem) {
 		add("GRACE_PERIOD", &c.GracePeriod, "too short to stop anything in", "write 1s or more; copy terminationGracePeriodSeconds")
 		return ps
 	}
-	if sum := c.DrainWindow.Duration + c.StopReserve.Duration + c.KillMargin.Duration; sum > c.GracePeriod.Duration {
+	if sum := c.sum(); sum > c.GracePeriod.Duration {
 		add("GRACE_PERIOD", &c.GracePeriod,
 			fmt.Sprintf("DRAIN_WINDOW %s + STOP_RESERVE %s + KILL_MARGIN %s = %s does not fit into it",
-				c.DrainWindow, c.StopReserve, c.KillMargin, sum), c.mendSum(sum))
+				c.DrainWindow, c.StopReserve, c.KillMargin, sum), c.mendSum())
 	}
 	if d := c.UnreadyDelay.Duration; d > 0 && d >= c.DrainWindow.Duration {
 		add("UNREADY_DELAY", &c.UnreadyDelay, fmt.Sprintf("ends no sooner than the DRAIN_WINDOW of %s, so nobody would see a 503", c.DrainWindow),
@@ -200,14 +207,29 @@ func (c *Config) checkTimes() (ps []problem) {
 	return ps
 }
 
-// mendSum names sums that would work.
-func (c *Config) mendSum(sum time.Duration) string {
-	mend := fmt.Sprintf("set DRAINIT_GRACE_PERIOD (and terminationGracePeriodSeconds) to %s", sum)
-	if rest := c.GracePeriod.Duration - c.StopReserve.Duration - c.KillMargin.Duration; rest >= 0 {
-		mend += fmt.Sprintf(", or DRAINIT_DRAIN_WINDOW to at most %s", rest)
+// sum is what has to fit into the budget.
+func (c *Config) sum() time.Duration {
+	return c.DrainWindow.Duration + c.StopReserve.Duration + c.KillMargin.Duration
+}
+
+// mendSum names sums that would work, in whole seconds.
+func (c *Config) mendSum() string {
+	// Defaults grow with the budget, up to a few seconds: look for one that fits.
+	larger := *c
+	larger.GracePeriod.Duration = c.GracePeriod.Duration.Truncate(time.Second)
+	for larger.sum() > larger.GracePeriod.Duration {
+		larger.GracePeriod.Duration = max(larger.sum().Truncate(time.Second), larger.GracePeriod.Duration+time.Second)
+		larger.derive()
 	}
-	if rest := c.GracePeriod.Duration - c.DrainWindow.Duration - c.KillMargin.Duration; rest > 0 {
-		mend += fmt.Sprintf(", or DRAINIT_STOP_RESERVE to at most %s", rest)
+	mend := fmt.Sprintf("set DRAINIT_GRACE_PERIOD (and terminationGracePeriodSeconds) to %s", larger.GracePeriod.Duration)
+	for _, d := range []struct {
+		name string
+		duration
+	}{{"DRAIN_WINDOW", c.DrainWindow}, {"STOP_RESERVE", c.StopReserve}, {"KILL_MARGIN", c.KillMargin}} {
+		others := c.sum() - d.Duration
+		if rest := (c.GracePeriod.Duration - others).Truncate(time.Second); rest > 0 {
+			mend += fmt.Sprintf(", or DRAINIT_%s to at most %s", d.name, rest)
+		}
 	}
 	return mend
 }
@@ -294,13 +316,18 @@ func unknown(environ []string) (ps []problem) {
 		if !strings.HasPrefix(strings.ToUpper(name), prefix+"_") || slices.Contains(known, name) || injected().MatchString(kv) {
 			continue
 		}
-		ps = append(ps, problem{name, value, "no such variable", fmt.Sprintf("did you mean %s? `drainit help` lists them all", nearest(known, name))})
+		mend := "`drainit help` lists them all"
+		if near := nearest(known, name); near != "" {
+			mend = fmt.Sprintf("did you mean %s? %s", near, mend)
+		}
+		ps = append(ps, problem{name, value, "no such variable", mend})
 	}
 	return ps
 }
 
 // nearest is the known name that name was most likely meant to be: one it is
-// the beginning or the end of, or the one fewest letters away.
+// the beginning or the end of, or the one fewest letters away; none if most
+// letters differ.
 func nearest(known []string, name string) string {
 	name = strings.ToUpper(name)
 	word := strings.TrimPrefix(name, prefix)
@@ -310,7 +337,11 @@ func nearest(known []string, name string) string {
 		}
 		return distance(k, name)
 	}
-	return slices.MinFunc(known, func(a, b string) int { return cost(a) - cost(b) })
+	best := slices.MinFunc(known, func(a, b string) int { return cost(a) - cost(b) })
+	if cost(best) > max(1, len(word)/3) {
+		return ""
+	}
+	return best
 }
 
 // distance is the number of letters to insert, delete or change (Levenshtein).

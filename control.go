@@ -130,7 +130,7 @@ func steer(sig unix.Signal, limit time.Duration, done func(health.Status) bool) 
 	}
 	switch err := unix.Kill(before.PID, sig); {
 	case errors.Is(err, unix.EPERM):
-		return before, fmt.Errorf("drainit (pid %d) runs as another user than uid %d: use its uid, or root", before.PID, os.Getuid())
+		return before, fmt.Errorf("drainit (pid %d) runs as uid %s, and uid %d may not signal it: use that uid (docker exec -u)", before.PID, owner(before.PID), os.Getuid())
 	case errors.Is(err, unix.ESRCH):
 		return before, fmt.Errorf("no process %d here: run this in the container (and PID namespace) of the drainit that answers on DRAINIT_HEALTH_ADDR", before.PID)
 	case err != nil:
@@ -150,6 +150,15 @@ func steer(sig unix.Signal, limit time.Duration, done func(health.Status) bool) 
 		err = fmt.Errorf("drainit (pid %d) has not acted on it within %s: it is %s", before.PID, limit, s.Phase)
 	}
 	return s, err
+}
+
+// owner is the uid a process runs as, for people.
+func owner(pid int) string {
+	var st unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st); err != nil {
+		return "another"
+	}
+	return strconv.Itoa(int(st.Uid))
 }
 
 // catches tells whether process pid has a handler for sig, without which the

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -123,7 +124,12 @@ func newLogger(w io.Writer, format, level string) *slog.Logger {
 // complain writes an error a user can act on, the mend on a line of its own,
 // as much as stderr takes within a second.
 func complain(s *stderr, wrong, mend string) {
-	fmt.Fprintf(s, "drainit: %s\n", wrong)
+	for l := range strings.SplitSeq(wrong, "\n") {
+		if !strings.HasPrefix(l, "  ") { // a mend has that, below what is wrong
+			l = "drainit: " + l
+		}
+		fmt.Fprintln(s, l)
+	}
 	if mend != "" {
 		fmt.Fprintf(s, "  %s\n", mend)
 	}

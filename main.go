@@ -90,6 +90,11 @@ func supervise(command []string) int {
 	}
 	log := newLogger(stderr, config.LogFormat.value, config.LogLevel.value)
 
+	// Before the port is bound: a word mistyped in a running container is to be
+	// called that, and not a port that is taken.
+	if _, err := supervisor.Lookup(command[0]); err != nil {
+		return giveStart(stderr, config.TerminationLog.value, command[0], err)
+	}
 	r := &runner{config: config, log: log, stderr: stderr, gate: new(health.Gate)}
 	if err := r.listen(); err != nil {
 		return give(stderr, config.TerminationLog.value, err.Error(), "", codeError)
@@ -174,9 +179,7 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 	r.log.Debug("configuration", "in_force", r.config.inForce(), "plan", strings.Join(r.config.plan(), "; "))
 	child, err := supervisor.Start(command, r.childEnv(), r.config.SignalScope.value == "group", r.config.Watchdog.Duration > 0)
 	if err != nil {
-		e := new(supervisor.StartError)
-		errors.As(err, &e)
-		return give(r.stderr, lastWords, e.Msg, e.Hint, e.Code)
+		return giveStart(r.stderr, lastWords, command[0], err)
 	}
 
 	readiness := make(chan health.Result)
@@ -346,6 +349,20 @@ func give(s *stderr, lastWords, wrong, mend string, code int) int {
 	leaveWords(lastWords, words)
 	complain(s, wrong, mend)
 	return code
+}
+
+// giveStart is give for a command that can't be started, which may have been
+// meant for one of drainit's own words.
+func giveStart(s *stderr, lastWords, command string, err error) int {
+	e := new(supervisor.StartError)
+	errors.As(err, &e)
+	for own := range words {
+		if e.Code == supervisor.CodeNotFound && !strings.HasPrefix(own, "-") && distance(command, own) <= 2 {
+			e.Hint += "; or did you mean `drainit " + own + "`?"
+			break
+		}
+	}
+	return give(s, lastWords, e.Msg, e.Hint, e.Code)
 }
 
 // fail is give for mistakes on the command line.

@@ -166,7 +166,7 @@ func TestReadmeAndConfigAgree(t *testing.T) {
 		if slices.Contains(unsetWords, def) {
 			def = ""
 		}
-		got[prefix+"_"+strings.Trim(strings.TrimPrefix(strings.TrimSpace(cells[1]), "DRAINIT_"), "`")] = strings.Trim(def, "`")
+		got[strings.Trim(strings.TrimSpace(cells[1]), "`")] = strings.Trim(def, "`")
 	}
 	same(t, "README.md", got)
 }

@@ -100,7 +100,10 @@ func version([]string) int {
 }
 
 // plan prints what the environment means, for people and for the CI of images.
-func plan([]string) int {
+func plan(args []string) int {
+	if !noArguments("plan", args) {
+		return codeError
+	}
 	c, err := load()
 	if err != nil {
 		return fail(err.Error(), "")

@@ -70,10 +70,10 @@ func (d *duration) Decode(s string) error {
 	}
 	parsed, err := time.ParseDuration(s)
 	switch {
+	case strings.HasPrefix(s, "-"):
+		return d.refuse(mend, "negative")
 	case err != nil:
 		return d.refuse(mend, "not a duration: %s", strings.TrimPrefix(err.Error(), "time: "))
-	case parsed < 0:
-		return d.refuse(mend, "negative")
 	case parsed > maxDuration:
 		return d.refuse("write less than a year", "too long")
 	}

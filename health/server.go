@@ -126,7 +126,10 @@ func (s *Server) reply(r *http.Request) (code int, kind string, body []byte) {
 	case "/readyz", "/healthz", "/readiness":
 		return verdict(a.Ready, a.Reason)
 	case "/livez":
-		return verdict(!a.Dead, a.Reason)
+		if !a.Dead {
+			return verdict(true, "alive")
+		}
+		return verdict(false, "a watchdog was missed")
 	case "/startupz":
 		return verdict(a.Started, a.Reason)
 	case "/statusz", "/metrics":

@@ -392,7 +392,7 @@ func (w *watch) waiting(v *Verdict, now time.Duration) string {
 		if w.arrivals.last > 0 {
 			which = fmt.Sprintf("last one %v ago", v.QuietFor.Round(tenths))
 		}
-		return fmt.Sprintf("new connections (%s, waiting for %v of quiet)", which, v.Quiet.Round(tenths))
+		return fmt.Sprintf("new connections to stop (%s, %v without one are needed)", which, v.Quiet.Round(tenths))
 	}
 	if len(parts) == 0 {
 		return "the last answers to be sent"

@@ -29,11 +29,11 @@ func (e *StartError) Error() string { return e.Msg }
 // defaultPath is searched where PATH is unset: what Docker sets.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// lookup finds the file that name stands for, as execvp(3) and shells do:
+// Lookup finds the file that name stands for, as execvp(3) and shells do:
 // a name with a slash is a path, an empty part of PATH is the current
 // directory, and what may not be executed is remembered while the search goes
 // on. exec.LookPath differs in each of these.
-func lookup(name string) (string, error) {
+func Lookup(name string) (string, error) {
 	if name == "" {
 		return "", &StartError{CodeNotFound, "the command is an empty string", "name a command after --"}
 	}

@@ -73,12 +73,12 @@ func TestLookup(t *testing.T) {
 			if c.path == unset {
 				os.Unsetenv("PATH")
 			}
-			got, err := lookup(c.command)
+			got, err := Lookup(c.command)
 			if c.file == "/usr/bin/sh" && got == "/bin/sh" {
 				got = c.file // where they are not the same directory
 			}
 			if err != nil || got != c.file {
-				t.Errorf("lookup(%q) is %q, %v; want %q", c.command, got, err, c.file)
+				t.Errorf("Lookup(%q) is %q, %v; want %q", c.command, got, err, c.file)
 			}
 		})
 	}

@@ -29,7 +29,7 @@ var _ System = (*Process)(nil)
 //
 // There is no os.Process or exec.Cmd here: both wait, and only the loop may.
 func Start(argv, env []string, group, watched bool) (*Process, error) {
-	file, err := lookup(argv[0])
+	file, err := Lookup(argv[0])
 	if err != nil {
 		return nil, err
 	}

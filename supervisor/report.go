@@ -90,7 +90,7 @@ func (l *loop) words() string {
 		b.WriteString(l.leftOver())
 	}
 	if l.atSignal.Known && l.atSignal.Open > 0 {
-		fmt.Fprintf(&b, "; at the signal %d connections were open, %d requests in flight, %d in the accept queue",
+		fmt.Fprintf(&b, "; open at the signal: %d, requests in flight: %d, in the accept queue: %d",
 			l.atSignal.Open, l.atSignal.InFlight, l.atSignal.Queued)
 	}
 	if l.text != "" {
@@ -104,6 +104,9 @@ func (l *loop) words() string {
 func (l *loop) cause() string {
 	byUs := !l.killed.IsZero() && !l.exitedAt.Before(l.killed)
 	struck := l.exited && l.exit.Status.Signaled() && l.exit.Status.Signal() == unix.SIGKILL && !byUs
+	if s := l.exit.Status; l.t0.IsZero() && s.Signaled() && s.Signal() == l.passed {
+		return fmt.Sprintf("; drainit had forwarded that at once: if %s is the image's STOPSIGNAL, add it to DRAINIT_STOP_ON", SignalName(l.passed))
+	}
 	switch n := l.oomRise(); {
 	case n > 0 && struck:
 		return fmt.Sprintf("; out of memory: the cgroup's oom_kill counter rose by %d, raise the memory limit or lower the use", n)

@@ -148,6 +148,7 @@ func (l *loop) pass(sig unix.Signal) {
 	}
 	l.count(sig).Forwarded++
 	if !l.exited {
+		l.passed = to
 		l.send(to)
 		return
 	}

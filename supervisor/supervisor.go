@@ -155,6 +155,7 @@ type loop struct {
 	wasReady   bool        // at t0
 	prestop    bool        // begun by prestop; the stop signal has not come yet
 	received   unix.Signal // the stop signal received
+	passed     unix.Signal // the last other signal forwarded
 	clear      bool        // the wait is over: forward as soon as asked
 	holdUntil  time.Time   // EXTEND_TIMEOUT_USEC
 	forwarded  time.Time
