@@ -41,7 +41,7 @@ type drainLoad struct {
 	seed   uint64
 	secure bool // with TLS
 
-	t0      time.Time     // valid once stopped is closed
+	t0      time.Time     // written under mu; valid once stopped is closed
 	stopped chan struct{} // closed at t0
 	moved   chan struct{} // closed when the balancer sends no more here
 	over    chan struct{} // closed when the run is over
@@ -77,6 +77,8 @@ func (l *drainLoad) listens(t *testing.T, p drainSubject) {
 
 // stop is t0.
 func (l *drainLoad) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.t0 = time.Now()
 	close(l.stopped)
 }
@@ -151,7 +153,7 @@ func (l *drainLoad) record(what string, began time.Time, answering bool, err err
 		kind = drainCut
 	}
 	l.lost[kind]++
-	if strings.HasPrefix(what, "/?ms=") {
+	if strings.HasPrefix(what, "/?ms=") && drainClosed(l.stopped) {
 		l.slow = append(l.slow, began.Sub(l.t0))
 	}
 	when := "before the stop"

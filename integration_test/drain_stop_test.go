@@ -40,9 +40,6 @@ func drainSeed() uint64 {
 // drainCompare runs a stop under each init, and so many under each of the values
 // of DRAIN_UNTIL, whose results check looks at. All of them in parallel.
 func drainCompare(t *testing.T, s drainStop, stops int, until []string, check func(t *testing.T, r *drainResult)) {
-	if testing.Short() {
-		stops = 1
-	}
 	for _, init := range drainInits {
 		if !testing.Short() || init == "tini" {
 			drainRun(t, s, init, 1, func(t *testing.T, r *drainResult) {
@@ -58,6 +55,9 @@ func drainCompare(t *testing.T, s drainStop, stops int, until []string, check fu
 }
 
 func drainRun(t *testing.T, s drainStop, init string, stops int, check func(t *testing.T, r *drainResult)) {
+	if testing.Short() {
+		stops = 1
+	}
 	for i := range stops {
 		s := s
 		s.init, s.seed = init, drainSeed()<<16+uint64(i)
