@@ -99,6 +99,8 @@ func exchange(c net.Conn, h http.Handler) {
 	r, err := http.ReadRequest(in)
 	w := &response{header: make(http.Header), code: http.StatusOK}
 	switch {
+	case err == nil && r.Host == "" && r.ProtoAtLeast(1, 1):
+		w.refuse(http.StatusBadRequest, "the request names no Host\n")
 	case err == nil && r.ProtoMajor != 1:
 		w.refuse(http.StatusHTTPVersionNotSupported, "HTTP/1.1 is spoken here\n")
 	case err == nil:

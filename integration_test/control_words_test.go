@@ -58,8 +58,8 @@ func TestDrainAndUndrainInABareContainer(t *testing.T) {
 	if strings.Contains(w.out.String(), "got") {
 		t.Errorf("the child was sent something: %s", w.out)
 	}
-	if n, m := w.err.count("drainit: not ready"), w.err.count("drainit: ready again"); n != 2 || m != 2 {
-		t.Errorf("%d lines say not ready and %d ready again: %s", n, m, w.err)
+	if n, m := w.err.count("drainit: not ready"), w.err.count("drainit: ready\""); n != 2 || m != 2 {
+		t.Errorf("%d lines say not ready and %d ready: %s", n, m, w.err)
 	}
 }
 
@@ -149,7 +149,7 @@ func TestControlWhereItCannotWork(t *testing.T) {
 		w := box(t, []string{"--user", "1000"}, []string{"READY_CHECK=started"})
 		w.becomes(200, "")
 		for _, word := range []string{"drain", "undrain", "prestop"} {
-			w.expectAs([]string{"--user", "1001"}, 1, "drainit (pid 1) runs as another user than uid 1001: use its uid, or root", word)
+			w.expectAs([]string{"--user", "1001"}, 1, "drainit (pid 1) runs as uid 1000, and uid 1001 may not signal it: use that uid (docker exec -u)", word)
 		}
 		w.expectAs([]string{"--user", "1001"}, 0, "ready", "check") // which only asks
 		if s := w.status(); s.Held || s.Stop != nil {

@@ -344,12 +344,13 @@ func (p *process) catching() {
 	p.t.Error("drainit catches no signals")
 }
 
-// signalSet reads one of the masks in /proc/PID/status.
+// signalSet reads one of the masks in /proc/PID/status, without the C library's
+// own 32 and 33: glibc's posix_spawn, which make uses, has its children ignore them.
 func signalSet(status, name string) uint64 {
 	_, rest, _ := strings.Cut(status, "\n"+name+":\t")
 	word, _, _ := strings.Cut(rest, "\n")
 	mask, _ := strconv.ParseUint(strings.TrimSpace(word), 16, 64)
-	return mask
+	return mask &^ (1<<31 | 1<<32)
 }
 
 // attribute finds key=value in a line of the log.
