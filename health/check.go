@@ -23,6 +23,7 @@ type Result struct {
 const (
 	startingInterval = 200 * time.Millisecond
 	patience         = 30 * time.Second
+	lateInterval     = time.Second // once patience is at its end
 )
 
 // maxAnswer bounds what is read of an answer: its head has to fit.
@@ -86,7 +87,11 @@ func HTTP(u *url.URL, timeout time.Duration, dialed func()) Check {
 			return Result{Reason: fmt.Sprintf("GET %s: %v", u, err)}
 		}
 		// ReadResponse alone would read a head of any length.
-		answer, err := http.ReadResponse(bufio.NewReader(io.LimitReader(c, maxAnswer)), r)
+		in := bufio.NewReader(io.LimitReader(c, maxAnswer))
+		answer, err := http.ReadResponse(in, r)
+		for err == nil && answer.StatusCode < 200 && answer.StatusCode != http.StatusSwitchingProtocols {
+			answer, err = http.ReadResponse(in, r) // 103 Early Hints, say: the answer is yet to come
+		}
 		if err != nil {
 			return Result{Reason: fmt.Sprintf("GET %s: no answer: %.200s", u, err)}
 		}
@@ -101,7 +106,9 @@ func dial(ctx context.Context, addr string, timeout time.Duration, dialed func()
 	if err != nil {
 		return nil, err
 	}
-	dialed()
+	if l, r := c.LocalAddr().(*net.TCPAddr), c.RemoteAddr().(*net.TCPAddr); l.IP.Equal(r.IP) {
+		dialed() // one that arrives here too, and is no client
+	}
 	return c, c.SetDeadline(time.Now().Add(timeout))
 }
 
@@ -137,7 +144,9 @@ func Watch(ctx context.Context, check Check, interval time.Duration, hint string
 			last = r
 		}
 		wait := interval
-		if !ready {
+		if !ready && hinted {
+			wait = max(interval, lateInterval)
+		} else if !ready {
 			wait = startingInterval
 		} else if interval == 0 {
 			return

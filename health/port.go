@@ -18,28 +18,36 @@ import (
 // TLS, keep-alive and pools, none of which a probe has a use for, and with
 // them 1.3 MB of binary and 0.3 MB of memory (measured) to every container.
 //
-// At most maxConnections are open; further ones wait in the kernel's queue.
+// At most maxConnections are open. Who comes then takes the place of the oldest
+// of them, so that silent connections can't keep probes from being answered.
 type port struct {
 	net.Listener
 	slots    chan struct{}
 	accepted atomic.Uint64
 
 	mu     sync.Mutex
-	open   map[net.Conn]struct{}
+	open   map[net.Conn]time.Time // since when
 	closed bool
 }
 
 // serve hands each connection to answer until close, and then returns nil.
 func (p *port) serve(answer func(net.Conn)) error {
 	for pause := time.Duration(0); ; {
-		p.slots <- struct{}{}
 		c, err := p.Accept()
-		if err == nil && !p.add(c) {
-			c.Close()
-			err = net.ErrClosed
+		if err == nil {
+			select {
+			case p.slots <- struct{}{}:
+			default:
+				p.evict()
+				p.slots <- struct{}{}
+			}
+			if !p.add(c) {
+				c.Close()
+				<-p.slots
+				err = net.ErrClosed
+			}
 		}
 		if err != nil {
-			<-p.slots
 			if errors.Is(err, net.ErrClosed) {
 				return nil
 			}
@@ -69,8 +77,25 @@ func (p *port) add(c net.Conn) bool {
 		return false
 	}
 	p.accepted.Add(1)
-	p.open[c] = struct{}{}
+	p.open[c] = time.Now()
 	return true
+}
+
+// evict closes the connection that has been open the longest; its goroutine
+// then gives up the place.
+func (p *port) evict() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var oldest net.Conn
+	for c, since := range p.open {
+		if oldest == nil || since.Before(p.open[oldest]) {
+			oldest = c
+		}
+	}
+	if oldest != nil {
+		oldest.Close()
+		delete(p.open, oldest)
+	}
 }
 
 func (p *port) remove(c net.Conn) {
@@ -141,6 +166,7 @@ func (w *response) Write(b []byte) (int, error) { return w.body.Write(b) }
 func (w *response) refuse(code int, why string) {
 	w.code = code
 	w.header.Set("Content-Type", plain)
+	w.header.Set("Cache-Control", "no-store")
 	w.header.Set("Content-Length", fmt.Sprint(len(why)))
 	w.body.WriteString(why)
 }

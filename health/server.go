@@ -65,7 +65,7 @@ func Listen(addr string) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Gate: new(Gate)}
-	s.port = port{Listener: ln, slots: make(chan struct{}, maxConnections), open: make(map[net.Conn]struct{})}
+	s.port = port{Listener: ln, slots: make(chan struct{}, maxConnections), open: make(map[net.Conn]time.Time)}
 	return s, nil
 }
 

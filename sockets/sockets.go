@@ -24,6 +24,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,6 +83,7 @@ type Counter struct {
 	log     *slog.Logger
 
 	born time.Time
+	slow atomic.Bool
 
 	mu       sync.Mutex
 	owner    owner
@@ -89,7 +91,6 @@ type Counter struct {
 	families families // of their listeners
 	readings []reading
 	fellBack bool // to /proc
-	slow     bool
 	snmp     []byte
 
 	// Tests put faults in their place.
@@ -243,17 +244,9 @@ func (c *Counter) age(now time.Time) time.Duration {
 }
 
 // Slow drops Watch to one look per second, for when there is nothing left to decide.
-func (c *Counter) Slow() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.slow = true
-}
+func (c *Counter) Slow() { c.slow.Store(true) }
 
-func (c *Counter) slowed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.slow
-}
+func (c *Counter) slowed() bool { return c.slow.Load() }
 
 // view is one way to the tables: by netlink, or if that is closed by /proc. It is used under the lock.
 type view struct {

@@ -2,6 +2,7 @@ package sockets
 
 import (
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -27,11 +28,18 @@ const (
 // channel. It starts one goroutine. A Verdict that nobody takes is withdrawn when the next one is made, so
 // that none is ever old.
 func (c *Counter) Watch(done <-chan struct{}, until Until) <-chan Verdict {
+	// Now, and not when the goroutine gets to run: on the next signal the child may close its listeners.
+	c.Listening()
 	out := make(chan Verdict)
 	w := &watch{c: c, until: until, t0: time.Now()}
 	go func() {
-		defer close(out)
+		defer close(out) // which tells the caller that the window decides
 		defer w.close()
+		defer func() {
+			if p := recover(); p != nil {
+				c.log.Error("internal error, please report it", "in", "counting clients", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			}
+		}()
 		w.run(done, out)
 	}()
 	return out

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -110,14 +111,17 @@ func (p *Process) Terminal() bool { return p.tty >= 0 }
 // Signal sends sig to the child or its group. It is called by who reaps, so
 // the PID can't have been reused; that it is gone is no error.
 func (p *Process) Signal(sig unix.Signal) error {
-	pid := p.pid
+	err := error(unix.ESRCH)
 	if p.group {
-		pid = -pid
+		err = unix.Kill(-p.pid, sig)
 	}
-	if err := unix.Kill(pid, sig); !errors.Is(err, unix.ESRCH) {
-		return err
+	if errors.Is(err, unix.ESRCH) { // also where the child has left its group
+		err = unix.Kill(p.pid, sig)
 	}
-	return nil
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
 }
 
 // SignalRest sends sig to every process that is left. As PID 1 that is
@@ -158,7 +162,9 @@ func (p *Process) Reap(exits []reaper.Exit) ([]reaper.Exit, reaper.State) { retu
 // is no such shell (PID 1, or the leader of the session) a stop from the
 // terminal would be for ever, and is undone.
 func (p *Process) Suspend(by unix.Signal) {
-	if sid, err := unix.Getsid(0); p.init || err != nil || sid == os.Getpid() {
+	// In the session leader's own group there is no such shell either, but
+	// others who would stop with us.
+	if sid, err := unix.Getsid(0); p.init || err != nil || sid == unix.Getpgrp() {
 		if by != unix.SIGSTOP {
 			unix.Kill(-p.pid, unix.SIGCONT)
 		}
@@ -175,6 +181,25 @@ func (p *Process) Resume() {
 	}
 	unix.IoctlSetPointerInt(p.tty, unix.TIOCSPGRP, p.pid)
 	unix.Kill(-p.pid, unix.SIGCONT)
+}
+
+// Release takes the terminal back when the child has ended: whoever started
+// drainit may be a script that goes on to read from it. From the background
+// that raises SIGTTOU, unless the thread blocks it.
+func (p *Process) Release() {
+	if p.tty < 0 {
+		return
+	}
+	if pgrp, err := unix.IoctlGetInt(p.tty, unix.TIOCGPGRP); err != nil || pgrp != p.pid {
+		return
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var set, old unix.Sigset_t
+	set.Val[0] = 1 << (unix.SIGTTOU - 1)
+	unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old)
+	unix.IoctlSetPointerInt(p.tty, unix.TIOCSPGRP, unix.Getpgrp())
+	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
 }
 
 // descendants lists the living processes that descend from root, without it.

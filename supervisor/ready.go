@@ -80,13 +80,29 @@ func (l *loop) tell() {
 	l.logged = a
 }
 
+// announce tells Upstream that the container is ready, once, and again after a
+// second if its queue is full or nobody listens there yet: it waits for this.
+func (l *loop) announce() {
+	if l.Upstream == nil || l.announced {
+		return
+	}
+	l.announceAt = time.Time{}
+	if l.Upstream.Send(notify.Message{Ready: true}) == nil {
+		l.announced = true
+	} else {
+		l.announceAt = time.Now().Add(time.Second)
+	}
+}
+
 // notice takes one message of the child's readiness protocol.
 func (l *loop) notice(m notify.Message) {
 	if m.HasStatus {
 		l.text = m.Status
-		if l.Upstream != nil {
-			l.Upstream.Send(notify.Message{HasStatus: true, Status: m.Status})
-		}
+	}
+	if l.Upstream != nil && (m.HasStatus || m.Watchdog || m.WatchdogTrigger || m.ExtendTimeout > 0) {
+		// A service manager acts when these stop coming.
+		l.Upstream.Send(notify.Message{HasStatus: m.HasStatus, Status: m.Status,
+			Watchdog: m.Watchdog, WatchdogTrigger: m.WatchdogTrigger, ExtendTimeout: m.ExtendTimeout})
 	}
 	if m.Ready {
 		l.notified, l.declined = true, ""

@@ -12,37 +12,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outcome is the code to exit with and the last words, and logs the summary of
-// a stop or of an abnormal end.
-func (l *loop) outcome() Outcome {
+// code is what to exit with.
+func (l *loop) code() int {
 	code := l.exit.Code()
 	if !l.exited {
 		code = 128 + int(unix.SIGKILL) // even SIGKILL did not end it in time
 	}
 	if to, ok := l.ExitCodes[code]; ok {
-		code = to
+		return to
 	}
+	return code
+}
+
+// outcome is the last words, and logs the summary of a stop or of an abnormal
+// end.
+func (l *loop) outcome(code int) string {
 	words := l.words()
-	if code != l.exit.Code() && l.exited {
+	if l.exited && code != l.exit.Code() {
 		words += fmt.Sprintf(" (reported as %d, as DRAINIT_EXIT_CODES says)", code)
 	}
 	switch {
 	case !l.t0.IsZero():
-		l.Log.Info("stopped: "+words, l.summary()...)
+		l.Log.Info("stopped: "+words, l.summary(code)...)
 	case l.exit.Status.Signaled() || !l.killed.IsZero():
-		l.Log.Warn("ended: "+words, l.summary()...)
+		l.Log.Warn("ended: "+words, l.summary(code)...)
 	}
-	return Outcome{Code: code, Words: words}
+	return words
 }
 
 // summary is the facts behind the words: the code or signal, how long each
 // phase took, who asked for what.
-func (l *loop) summary() []any {
+func (l *loop) summary(code int) []any {
 	end := time.Now()
 	l.spent[l.phase] += end.Sub(l.since)
 	l.since = end
-	attrs := []any{"code", l.exit.Code()}
-	if l.exit.Status.Signaled() {
+	attrs := []any{"code", code}
+	if l.exited && l.exit.Status.Signaled() {
 		attrs = append(attrs, "signal", SignalName(l.exit.Status.Signal()))
 	}
 	if !l.t0.IsZero() {
@@ -102,7 +107,8 @@ func (l *loop) words() string {
 // cause explains a SIGKILL that was not drainit's own, and tells of the OOM
 // killer whoever it was that it ended: a worker's end may be the child's too.
 func (l *loop) cause() string {
-	byUs := !l.killed.IsZero() && !l.exitedAt.Before(l.killed)
+	byUs := !l.killed.IsZero() && !l.exitedAt.Before(l.killed) ||
+		!l.forwarded.IsZero() && l.stopSignal() == unix.SIGKILL || l.passed == unix.SIGKILL
 	struck := l.exited && l.exit.Status.Signaled() && l.exit.Status.Signal() == unix.SIGKILL && !byUs
 	if s := l.exit.Status; l.t0.IsZero() && s.Signaled() && s.Signal() == l.passed {
 		return fmt.Sprintf("; drainit had forwarded that at once: if %s is the image's STOPSIGNAL, add it to DRAINIT_STOP_ON", SignalName(l.passed))

@@ -62,6 +62,7 @@ func (l *loop) stop(sig unix.Signal) {
 	switch {
 	case sig == unix.SIGINT && l.System.Terminal():
 		// Somebody sits there and waits.
+		l.prestop = false
 		l.forward("terminal")
 	case l.prestop:
 		l.prestop = false
@@ -102,6 +103,8 @@ func (l *loop) sendDrainSignal() {
 
 func (l *loop) prestopAsked() {
 	switch {
+	case l.exited:
+		l.Log.Info("prestop changes nothing: the child has ended")
 	case l.t0.IsZero():
 		l.prestop = true
 		l.begin("prestop")

@@ -142,6 +142,7 @@ type loop struct {
 	declined   string        // RELOADING=1 or STOPPING=1, until the next READY=1
 	held       bool          // drainit drain
 	started    bool          // has been ready once
+	announceAt time.Time     // when to tell Upstream again, which could not be told
 	announced  bool          // to Upstream; a drain may have kept the first time from it
 	text       string        // the child's last STATUS=
 	logged     health.Answer // what the log was told last
@@ -191,7 +192,19 @@ func Run(o Options) Outcome {
 	if l.unwatch != nil {
 		close(l.unwatch)
 	}
-	return l.outcome()
+	return l.end()
+}
+
+// end is the outcome, and the code alone if there is a bug in the words.
+func (l *loop) end() (o Outcome) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.Log.Error("internal error, please report it", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	o.Code = l.code()
+	o.Words = l.outcome(o.Code)
+	return o
 }
 
 func newLoop(o Options) *loop {
@@ -267,11 +280,8 @@ func (l *loop) transition(e event) {
 	l.since = now
 	switch l.phase {
 	case Ready:
-		if !l.announced && l.Upstream != nil {
-			l.Upstream.Send(notify.Message{Ready: true})
-		}
-		l.announced = true
 		l.started = true
+		l.announce()
 	case Unready:
 		l.started = true
 	case Draining:
@@ -302,9 +312,12 @@ func (l *loop) arm() {
 
 // deadlines is every instant that expire acts on and that has not passed into
 // the phase it leads to. Zero is never.
-func (l *loop) deadlines() (all [5]time.Time) {
+func (l *loop) deadlines() (all [6]time.Time) {
 	if !l.dead {
 		all[0] = l.watchdog
+	}
+	if l.phase == Ready {
+		all[5] = l.announceAt
 	}
 	switch {
 	case l.phase == Killing:
@@ -331,6 +344,9 @@ func (l *loop) expire(now time.Time) {
 	due := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
 	if due(l.watchdog) && !l.dead {
 		l.missedWatchdog(fmt.Sprintf("no WATCHDOG=1 for %s", round(l.watchEvery)))
+	}
+	if l.phase == Ready && due(l.announceAt) {
+		l.announce()
 	}
 	if l.logged.Ready && l.phase >= Draining && due(l.unreadyAt()) {
 		l.tell()

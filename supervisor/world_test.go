@@ -126,7 +126,7 @@ func (w *world) run(acts []act) Outcome {
 	if l.unwatch != nil {
 		close(l.unwatch)
 	}
-	o := l.outcome()
+	o := l.end()
 	w.note("end %d", o.Code)
 	close(w.done)
 	<-performed
