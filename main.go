@@ -28,6 +28,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,6 +83,8 @@ func supervise(command []string) int {
 	// Before anything else: a signal that comes while the child starts waits
 	// here and is dealt with when it runs.
 	signals, children := catch()
+
+	reserveThreads()
 
 	stderr := newStderr(os.Stderr)
 	config, err := load()
@@ -300,6 +303,28 @@ func ask(ctx context.Context, asks chan<- chan<- health.Status) (health.Status, 
 	case <-ctx.Done():
 		return health.Status{}, ctx.Err()
 	}
+}
+
+// spareThreads are made while there are processes to be had. Go makes another
+// when a system call takes long and something else is to run, never gives one
+// back, and ends the program if it can't: a server that has used up the pids
+// limit would take PID 1 with it.
+const spareThreads = 3
+
+// reserveThreads has the runtime make them, and keep them idle. Each costs some
+// 20 KB.
+func reserveThreads() {
+	var all, made sync.WaitGroup
+	made.Add(spareThreads)
+	for range spareThreads {
+		all.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread() // or the thread would end with us
+			made.Done()
+			made.Wait() // until each has one of its own
+		})
+	}
+	all.Wait()
 }
 
 // catch takes over every signal there is to catch. Each has a slot of its own,

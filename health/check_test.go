@@ -258,7 +258,7 @@ func TestWatch(t *testing.T) {
 			[]string{"0s false", "1s true"}, 9},
 		{"goes and comes, seen every interval", flaps, time.Second, 8*time.Second + 1, []string{"0s true", "2s false", "5s true"}, 9},
 		{"a hint after 30s, once, and in the reason from then on", okAfter(time.Minute), time.Second, 61 * time.Second,
-			[]string{"0s false", "30s false; set this: not ready after 30s: false; set this", "1m0s true"}, 302},
+			[]string{"0s false", "30s false; set this: not ready after 30s: false; set this", "1m0s true"}, 182},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

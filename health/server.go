@@ -30,7 +30,8 @@ const trimEvery = 50
 
 // Trim gives unused memory back to the kernel. Left alone the heap would grow
 // to 4 MB before the first collection, and be given back over minutes by
-// wake-ups of its own. Pools are emptied by the second of two collections.
+// wake-ups of its own. What the first of two collections has freed the second
+// finds unused.
 func Trim() {
 	runtime.GC()
 	debug.FreeOSMemory()

@@ -144,11 +144,11 @@ func TestWatchdog(t *testing.T) {
 
 func TestNoWatchdogUnlessAskedFor(t *testing.T) {
 	t.Parallel()
-	w := work(t, setup{env: []string{"READY_CHECK=notify", "WATCHDOG_USEC=5", "WATCHDOG_PID=1"}})
+	w := work(t, setup{env: []string{"READY_CHECK=notify"}})
 	_, env := w.childEnv()
 	for _, name := range []string{"WATCHDOG_USEC", "WATCHDOG_PID"} {
 		if v, set := env[name]; set {
-			t.Errorf("the child has somebody else's %s=%s", name, v)
+			t.Errorf("the child has %s=%s", name, v)
 		}
 	}
 	w.notify("READY=1\nWATCHDOG=1\nWATCHDOG_USEC=1000")
@@ -158,6 +158,17 @@ func TestNoWatchdogUnlessAskedFor(t *testing.T) {
 	w.notify("WATCHDOG=1")
 	w.notify("READY=1")
 	w.asks("/readyz", 200, "")
+}
+
+// Under a service manager with a watchdog it is the child that feeds it,
+// through drainit.
+func TestAnInheritedWatchdogIsTheChilds(t *testing.T) {
+	t.Parallel()
+	w := work(t, setup{env: []string{"READY_CHECK=notify", "WATCHDOG_USEC=5000000", "WATCHDOG_PID=1"}})
+	pid, env := w.childEnv()
+	if env["WATCHDOG_USEC"] != "5000000" || env["WATCHDOG_PID"] != fmt.Sprint(pid) {
+		t.Errorf("the child %v has WATCHDOG_USEC=%s WATCHDOG_PID=%s", pid, env["WATCHDOG_USEC"], env["WATCHDOG_PID"])
+	}
 }
 
 func TestMalformedDatagramsCostNothingButThemselves(t *testing.T) {
