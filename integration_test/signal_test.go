@@ -41,6 +41,7 @@ func TestEverySignal(t *testing.T) {
 				eventually(t, fmt.Sprintf("the child gets %d", s), func() bool { return p.out.count(fmt.Sprintf("got %d\n", s)) > 0 })
 			}
 		}
+		eventually(t, "skip has the stop signal sent", func() bool { return p.out.count("got 15\n") > 0 })
 		p.signal(64)
 		p.exits(5)
 		var want []string
