@@ -254,6 +254,11 @@ func (l *loop) report(now time.Time) {
 
 // forward sends the child its stop signal.
 func (l *loop) forward(why string) {
+	if l.phase == Draining {
+		// Whether the child is stopped, or gone, may be news still to be read: a
+		// SIGCHLD that came together with the stop signal waits behind it.
+		l.reap()
+	}
 	if l.phase != Draining {
 		return
 	}
