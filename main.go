@@ -243,12 +243,13 @@ func (r *runner) childEnv() (env []string, watched bool) {
 	if r.notify == nil {
 		return os.Environ(), false
 	}
-	env = append(environ("NOTIFY_SOCKET", "WATCHDOG_PID"), "NOTIFY_SOCKET="+r.notify.Addr())
+	replaced, set := []string{"NOTIFY_SOCKET", "WATCHDOG_PID"}, []string{"NOTIFY_SOCKET=" + r.notify.Addr()}
+	watched = os.Getenv("WATCHDOG_USEC") != ""
 	if w := r.config.Watchdog.Duration; w > 0 {
-		env = append(environ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"), "NOTIFY_SOCKET="+r.notify.Addr(),
-			fmt.Sprintf("WATCHDOG_USEC=%d", w.Microseconds()))
+		watched = true
+		replaced, set = append(replaced, "WATCHDOG_USEC"), append(set, fmt.Sprintf("WATCHDOG_USEC=%d", w.Microseconds()))
 	}
-	return env, r.config.Watchdog.Duration > 0 || os.Getenv("WATCHDOG_USEC") != ""
+	return append(environ(replaced...), set...), watched
 }
 
 // check watches the child's readiness until ctx ends.
