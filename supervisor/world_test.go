@@ -182,12 +182,12 @@ func offer[T any](w *world, c chan<- T, v T) {
 	}
 }
 
-// changes has a process exit, stop or go on.
-func (w *world) changes(pid int, status unix.WaitStatus) {
+// changes has a process exit, stop or go on, and says whether it was there to.
+func (w *world) changes(pid int, status unix.WaitStatus) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, ok := w.alive[pid]; !ok {
-		return
+		return false
 	}
 	if status.Exited() || status.Signaled() {
 		delete(w.alive, pid)
@@ -200,6 +200,7 @@ func (w *world) changes(pid int, status unix.WaitStatus) {
 	case w.children <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // take has the process act on a signal.
@@ -217,8 +218,10 @@ func (w *world) take(pid int, sig unix.Signal) {
 	w.mu.Unlock()
 	switch {
 	case sig == unix.SIGKILL && ok && !p.immortal:
-		w.died = w.died || pid == childPID
-		w.changes(pid, killedBy(unix.SIGKILL))
+		// It may exit by itself in this very instant.
+		if w.changes(pid, killedBy(unix.SIGKILL)) && pid == childPID {
+			w.died = true
+		}
 	case ends && p.after == 0:
 		w.changes(pid, p.status)
 	case ends:
