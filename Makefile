@@ -32,6 +32,7 @@ lint:
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime 60s -fuzzminimizetime 10x ./notify
 	$(GO) test -run '^$$' -fuzz FuzzConfig -fuzztime 60s -fuzzminimizetime 10x .
+	$(GO) test -run '^$$' -fuzz FuzzRequest -fuzztime 60s -fuzzminimizetime 10x ./health
 	for t in FuzzDecodeDump FuzzParseTable FuzzPassiveOpens; do \
 		$(GO) test -run '^$$' -fuzz $$t -fuzztime 60s -fuzzminimizetime 10x ./sockets || exit 1; done
 

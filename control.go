@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -24,9 +22,10 @@ const askTimeout = 3 * time.Second
 
 // get asks the running drainit's port, over a connection of its own.
 func get(path string) (code int, body []byte, err error) {
-	addr := os.Getenv("DRAINIT_HEALTH_ADDR")
+	const name = "DRAINIT_HEALTH_ADDR"
+	addr := os.Getenv(name)
 	if addr == "" {
-		addr = new(Config).defaultOf("HealthAddr")
+		addr = defaultOf(name)
 	}
 	if addr == "off" {
 		return 0, nil, errors.New("DRAINIT_HEALTH_ADDR is off in this environment, so there is nobody to ask")
@@ -47,13 +46,10 @@ func get(path string) (code int, body []byte, err error) {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(askTimeout))
-	fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: drainit\r\nUser-Agent: drainit\r\nConnection: close\r\n\r\n", path)
-	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		return 0, nil, fmt.Errorf("no answer from %s: %w", addr, err)
+	if code, body, err = health.Get(c, path); err != nil {
+		return 0, nil, fmt.Errorf("%s: %w", addr, err)
 	}
-	body, err = io.ReadAll(io.LimitReader(answer.Body, 1<<20))
-	return answer.StatusCode, body, err
+	return code, body, nil
 }
 
 // dialLocal connects to host. Images from scratch have no /etc/hosts that
@@ -97,7 +93,7 @@ func check(args []string) int {
 	switch {
 	case err != nil:
 		return say(1, "%v", err)
-	case code != http.StatusOK:
+	case code != 200:
 		return say(1, "not %s: %s", what, strings.TrimSpace(string(body)))
 	}
 	return say(0, "%s", strings.TrimSpace(string(body)))
@@ -106,7 +102,7 @@ func check(args []string) int {
 // status asks for everything.
 func status() (s health.Status, err error) {
 	code, body, err := get("/statusz")
-	if err == nil && code != http.StatusOK {
+	if err == nil && code != 200 {
 		err = fmt.Errorf("/statusz answered %d", code)
 	}
 	if err == nil {

@@ -1,12 +1,9 @@
 package health
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"time"
 )
@@ -25,9 +22,6 @@ const (
 	patience         = 30 * time.Second
 	lateInterval     = time.Second // once patience is at its end
 )
-
-// maxAnswer bounds what is read of an answer: its head has to fit.
-const maxAnswer = 64 << 10
 
 // Check looks once.
 type Check func(ctx context.Context) Result
@@ -79,24 +73,11 @@ func HTTP(u *url.URL, timeout time.Duration, dialed func()) Check {
 			return Result{Reason: err.Error()}
 		}
 		defer c.Close()
-		// Written by hand on the connection: http.Client would add half a
-		// megabyte, proxies from the environment and a pool nobody wants here.
-		r := &http.Request{Method: http.MethodGet, URL: u, Host: u.Host, Close: true,
-			Header: http.Header{"User-Agent": {"drainit-readiness"}, "Accept": {"*/*"}}}
-		if err := r.Write(c); err != nil {
-			return Result{Reason: fmt.Sprintf("GET %s: %v", u, err)}
-		}
-		// ReadResponse alone would read a head of any length.
-		in := bufio.NewReader(io.LimitReader(c, maxAnswer))
-		answer, err := http.ReadResponse(in, r)
-		for err == nil && answer.StatusCode < 200 && answer.StatusCode != http.StatusSwitchingProtocols {
-			answer, err = http.ReadResponse(in, r) // 103 Early Hints, say: the answer is yet to come
-		}
+		code, _, _, err := get(c, u.Host, u.RequestURI(), "drainit-readiness")
 		if err != nil {
-			return Result{Reason: fmt.Sprintf("GET %s: no answer: %.200s", u, err)}
+			return Result{Reason: fmt.Sprintf("GET %s: %.200s", u, err)}
 		}
-		reason := fmt.Sprintf("GET %s: %d", u, answer.StatusCode)
-		return Result{OK: answer.StatusCode >= 200 && answer.StatusCode < 400, Reason: reason}
+		return Result{OK: code >= 200 && code < 400, Reason: fmt.Sprintf("GET %s: %d", u, code)}
 	}
 }
 

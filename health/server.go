@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net"
-	"net/http"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -73,7 +71,7 @@ func Listen(addr string) (*Server, error) {
 // Serve answers until Close. It returns nil after Close.
 func (s *Server) Serve() error {
 	return s.port.serve(func(c net.Conn) {
-		exchange(c, s)
+		exchange(c, s.answer)
 		if s.closed.Add(1)%trimEvery == 0 {
 			go Trim() // ends with the collection
 		}
@@ -94,36 +92,26 @@ func (s *Server) Port() uint16 {
 // Accepted is how many connections came to this port so far.
 func (s *Server) Accepted() uint64 { return s.port.accepted.Load() }
 
-// ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// answer answers one request.
+func (s *Server) answer(q request) response {
 	if s.Probed != nil {
 		s.Probed()
 	}
-	code, kind, body := s.reply(r)
-	if slices.Contains(paths, r.URL.Path) {
-		s.count(r.URL.Path, code)
+	r := s.reply(q)
+	if slices.Contains(paths, q.path) {
+		s.count(q.path, r.code)
 	}
-	h := w.Header()
-	h.Set("Content-Type", kind)
-	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Length", fmt.Sprint(len(body)))
-	if code == http.StatusMethodNotAllowed {
-		h.Set("Allow", "GET, HEAD")
-	}
-	w.WriteHeader(code)
-	if r.Method != http.MethodHead {
-		w.Write(body)
-	}
+	return r
 }
 
 const plain = "text/plain; charset=utf-8"
 
-func (s *Server) reply(r *http.Request) (code int, kind string, body []byte) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return http.StatusMethodNotAllowed, plain, []byte("only GET and HEAD are answered here\n")
+func (s *Server) reply(q request) response {
+	if q.method != "GET" && q.method != "HEAD" {
+		return response{405, plain, []byte("only GET and HEAD are answered here\n")}
 	}
 	a := s.Gate.Get()
-	switch r.URL.Path {
+	switch q.path {
 	case "/readyz", "/healthz", "/readiness":
 		return verdict(a.Ready, a.Reason)
 	case "/livez":
@@ -134,21 +122,21 @@ func (s *Server) reply(r *http.Request) (code int, kind string, body []byte) {
 	case "/startupz":
 		return verdict(a.Started, a.Reason)
 	case "/statusz", "/metrics":
-		return s.report(r)
+		return s.report(q.path)
 	}
-	return http.StatusNotFound, plain, []byte("no such path; there are " + strings.Join(paths, " ") + "\n")
+	return response{404, plain, []byte("no such path; there are " + strings.Join(paths, " ") + "\n")}
 }
 
-func verdict(ok bool, reason string) (int, string, []byte) {
+func verdict(ok bool, reason string) response {
 	if ok {
-		return http.StatusOK, plain, []byte(reason + "\n")
+		return response{200, plain, []byte(reason + "\n")}
 	}
-	return http.StatusServiceUnavailable, plain, []byte(reason + "\n")
+	return response{503, plain, []byte(reason + "\n")}
 }
 
 // report answers with everything there is to tell, as JSON or as metrics.
-func (s *Server) report(r *http.Request) (int, string, []byte) {
-	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+func (s *Server) report(path string) response {
+	ctx, cancel := context.WithTimeout(context.Background(), statusTimeout)
 	defer cancel()
 	status := Status{Phase: "unknown"}
 	if s.Status != nil {
@@ -157,14 +145,14 @@ func (s *Server) report(r *http.Request) (int, string, []byte) {
 		}
 	}
 	var b bytes.Buffer
-	if r.URL.Path == "/metrics" {
+	if path == "/metrics" {
 		status.metrics(&b, s.counts())
-		return http.StatusOK, "text/plain; version=0.0.4; charset=utf-8", b.Bytes()
+		return response{200, "text/plain; version=0.0.4; charset=utf-8", b.Bytes()}
 	}
 	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
 	enc.Encode(status)
-	return http.StatusOK, "application/json", b.Bytes()
+	return response{200, "application/json", b.Bytes()}
 }
 
 func (s *Server) count(path string, code int) {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -52,10 +51,7 @@ func TestAnswers(t *testing.T) {
 		} {
 			for method, code := range map[string]int{"GET": code, "HEAD": code, "POST": 405, "PUT": 405, "DELETE": 405, "OPTIONS": 405, "BREW": 405} {
 				t.Run(state+" "+method+" "+path, func(t *testing.T) {
-					w := httptest.NewRecorder()
-					s.ServeHTTP(w, httptest.NewRequest(method, path, nil))
-					got := w.Result()
-					body, _ := io.ReadAll(got.Body)
+					got, body := ask(t, s, method, path)
 					if got.StatusCode != code {
 						t.Errorf("code %d, want %d; %q", got.StatusCode, code, body)
 					}
@@ -74,14 +70,14 @@ func TestAnswers(t *testing.T) {
 					if path == "/statusz" || path == "/metrics" {
 						return
 					}
-					if strings.Count(string(body), "\n") != 1 || !strings.HasSuffix(string(body), "\n") || len(body) < 2 {
+					if strings.Count(body, "\n") != 1 || !strings.HasSuffix(body, "\n") || len(body) < 2 {
 						t.Errorf("body %q, want one line", body)
 					}
 					why := states[state].Reason
 					if path == "/livez" {
 						why = map[int]string{ok: "alive", no: "a watchdog was missed"}[code]
 					}
-					if (code == ok || code == no) && string(body) != why+"\n" {
+					if (code == ok || code == no) && body != why+"\n" {
 						t.Errorf("body %q, want %q: it says why", body, why)
 					}
 				})
@@ -92,10 +88,8 @@ func TestAnswers(t *testing.T) {
 
 func TestAQueryChangesNothing(t *testing.T) {
 	s := &Server{Gate: new(Gate)}
-	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest("GET", "/readyz?ready=1", nil))
-	if w.Code != 503 {
-		t.Errorf("code %d, want 503", w.Code)
+	if got, _ := ask(t, s, "GET", "/readyz?ready=1"); got.StatusCode != 503 {
+		t.Errorf("code %d, want 503", got.StatusCode)
 	}
 }
 
@@ -140,8 +134,43 @@ func dialed(t *testing.T, addr string) net.Conn {
 	return c
 }
 
-// request sends text and returns the answer's code, or 0 if there was none.
-func request(t *testing.T, c net.Conn, text string) int {
+// ask makes one request of s, as net/http writes it, and reads the answer as
+// net/http does.
+func ask(t *testing.T, s *Server, method, path string) (*http.Response, string) {
+	t.Helper()
+	client, server := net.Pipe()
+	go func() {
+		exchange(server, s.answer)
+		server.Close()
+	}()
+	defer client.Close()
+	client.SetDeadline(time.Now().Add(deadline))
+	r, err := http.NewRequest(method, "http://drainit"+path, nil)
+	if err == nil {
+		err = r.Write(client)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := http.ReadResponse(bufio.NewReader(client), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(got.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	if !got.Close {
+		t.Error("the answer does not say that the connection ends")
+	}
+	if _, err := http.ParseTime(got.Header.Get("Date")); err != nil {
+		t.Error(err)
+	}
+	return got, string(body)
+}
+
+// say sends text and returns the answer's code, or 0 if there was none.
+func say(t *testing.T, c net.Conn, text string) int {
 	t.Helper()
 	go io.WriteString(c, text) // may be cut off
 	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
@@ -161,7 +190,7 @@ func TestListenerCountsAndAnswers(t *testing.T) {
 	const n = 20
 	for range n {
 		c := dialed(t, addr)
-		if code := request(t, c, probe); code != 200 {
+		if code := say(t, c, probe); code != 200 {
 			t.Errorf("code %d, want 200", code)
 		}
 		// One request each: an idle connection would hold a place.
@@ -179,18 +208,18 @@ func TestListenerCountsAndAnswers(t *testing.T) {
 
 func TestOversizedHeadersAreRefused(t *testing.T) {
 	_, addr := listen(t)
-	if code := request(t, dialed(t, addr), "GET /livez HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", 64<<10)+"\r\n\r\n"); code != 431 && code != 0 {
+	if code := say(t, dialed(t, addr), "GET /livez HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", 64<<10)+"\r\n\r\n"); code != 431 && code != 0 {
 		t.Errorf("code %d, want 431 or to be cut off", code)
 	}
-	if code := request(t, dialed(t, addr), "GET /"+strings.Repeat("x", 64<<10)+" HTTP/1.1\r\nHost: x\r\n\r\n"); code/100 != 4 && code != 0 {
+	if code := say(t, dialed(t, addr), "GET /"+strings.Repeat("x", 64<<10)+" HTTP/1.1\r\nHost: x\r\n\r\n"); code/100 != 4 && code != 0 {
 		t.Errorf("code %d, want 4xx or to be cut off", code)
 	}
 	for _, junk := range []string{"\x16\x03\x01\x02\x00\x01\x00", "GET\r\n\r\n", "\r\n\r\n\r\n", "GET /livez HTTP/9.9\r\n\r\n"} {
-		if code := request(t, dialed(t, addr), junk+"\r\n\r\n"); code == 200 {
+		if code := say(t, dialed(t, addr), junk+"\r\n\r\n"); code == 200 {
 			t.Errorf("%q is answered with 200", junk)
 		}
 	}
-	if code := request(t, dialed(t, addr), probe); code != 200 {
+	if code := say(t, dialed(t, addr), probe); code != 200 {
 		t.Errorf("and then code %d, want 200", code)
 	}
 }
@@ -215,7 +244,7 @@ func TestMoreThanTheLimit(t *testing.T) {
 		}
 	}
 	for range 3 {
-		if code := request(t, dialed(t, addr), probe); code != 200 {
+		if code := say(t, dialed(t, addr), probe); code != 200 {
 			t.Errorf("code %d, want 200 with every place taken", code)
 		}
 	}
@@ -269,12 +298,11 @@ var full = Status{
 // reportOf asks for path and returns the body.
 func reportOf(t *testing.T, s *Server, path, kind string) string {
 	t.Helper()
-	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
-	if w.Code != 200 || w.Header().Get("Content-Type") != kind {
-		t.Errorf("code %d, Content-Type %q; want 200, %q", w.Code, w.Header().Get("Content-Type"), kind)
+	got, body := ask(t, s, "GET", path)
+	if got.StatusCode != 200 || got.Header.Get("Content-Type") != kind {
+		t.Errorf("code %d, Content-Type %q; want 200, %q", got.StatusCode, got.Header.Get("Content-Type"), kind)
 	}
-	return w.Body.String()
+	return body
 }
 
 const metricsKind = "text/plain; version=0.0.4; charset=utf-8"
@@ -286,7 +314,7 @@ func serverWith(st Status) *Server {
 func TestMetrics(t *testing.T) {
 	s := serverWith(full)
 	for _, path := range []string{"/readyz", "/readyz", "/livez", "/nothing", "/nothing2"} {
-		s.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
+		ask(t, s, "GET", path)
 	}
 	got := reportOf(t, s, "/metrics", metricsKind)
 	for _, want := range []string{
