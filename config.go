@@ -24,35 +24,36 @@ import (
 // prefix of every variable.
 const prefix = "DRAINIT"
 
-// Config is the environment, decoded. Field Xy is the variable DRAINIT_XY; no
-// field may have an envconfig tag, which would let the variable without its
-// prefix in, and that one is the wrapped server's.
+// Config is the environment, decoded. Each field has its variable's whole name:
+// envconfig, given a prefix, lets the variable without the prefix in too, and
+// that one is the wrapped server's. (Its split_words would do, but runs a regular
+// expression over each field's name: 0.1 MB that stay with the process.)
 //
 // The fields' types never fail to decode: they keep what was wrong, so that
 // load can report every problem together and in its own words.
 type Config struct {
-	HealthAddr     text       `default:":8099" split_words:"true"`
-	GracePeriod    duration   `default:"30s" split_words:"true"`
-	DrainWindow    duration   `split_words:"true"`
-	DrainUntil     text       `default:"window" split_words:"true"`
-	StopReserve    duration   `split_words:"true"`
-	KillMargin     duration   `split_words:"true"`
-	UnreadyDelay   duration   `default:"0s" split_words:"true"`
-	StopOn         signalList `default:"SIGTERM,SIGINT" split_words:"true"`
-	StopSignal     oneSignal  `split_words:"true"`
-	DrainSignal    oneSignal  `split_words:"true"`
-	SignalScope    text       `default:"child" split_words:"true"`
-	SignalMap      signalMap  `split_words:"true"`
-	ExitCodes      codeMap    `split_words:"true"`
-	OrphanGrace    duration   `default:"5s" split_words:"true"`
-	ReadyCheck     text       `default:"listen" split_words:"true"`
-	ReadyInterval  duration   `default:"1s" split_words:"true"`
-	ReadyTimeout   duration   `default:"1s" split_words:"true"`
-	Watchdog       duration   `default:"0s" split_words:"true"`
-	Ports          portList   `default:"auto" split_words:"true"`
-	LogFormat      text       `default:"text" split_words:"true"`
-	LogLevel       text       `default:"info" split_words:"true"`
-	TerminationLog text       `default:"/dev/termination-log" split_words:"true"`
+	HealthAddr     text       `envconfig:"DRAINIT_HEALTH_ADDR" default:":8099"`
+	GracePeriod    duration   `envconfig:"DRAINIT_GRACE_PERIOD" default:"30s"`
+	DrainWindow    duration   `envconfig:"DRAINIT_DRAIN_WINDOW"`
+	DrainUntil     text       `envconfig:"DRAINIT_DRAIN_UNTIL" default:"window"`
+	StopReserve    duration   `envconfig:"DRAINIT_STOP_RESERVE"`
+	KillMargin     duration   `envconfig:"DRAINIT_KILL_MARGIN"`
+	UnreadyDelay   duration   `envconfig:"DRAINIT_UNREADY_DELAY" default:"0s"`
+	StopOn         signalList `envconfig:"DRAINIT_STOP_ON" default:"SIGTERM,SIGINT"`
+	StopSignal     oneSignal  `envconfig:"DRAINIT_STOP_SIGNAL"`
+	DrainSignal    oneSignal  `envconfig:"DRAINIT_DRAIN_SIGNAL"`
+	SignalScope    text       `envconfig:"DRAINIT_SIGNAL_SCOPE" default:"child"`
+	SignalMap      signalMap  `envconfig:"DRAINIT_SIGNAL_MAP"`
+	ExitCodes      codeMap    `envconfig:"DRAINIT_EXIT_CODES"`
+	OrphanGrace    duration   `envconfig:"DRAINIT_ORPHAN_GRACE" default:"5s"`
+	ReadyCheck     text       `envconfig:"DRAINIT_READY_CHECK" default:"listen"`
+	ReadyInterval  duration   `envconfig:"DRAINIT_READY_INTERVAL" default:"1s"`
+	ReadyTimeout   duration   `envconfig:"DRAINIT_READY_TIMEOUT" default:"1s"`
+	Watchdog       duration   `envconfig:"DRAINIT_WATCHDOG" default:"0s"`
+	Ports          portList   `envconfig:"DRAINIT_PORTS" default:"auto"`
+	LogFormat      text       `envconfig:"DRAINIT_LOG_FORMAT" default:"text"`
+	LogLevel       text       `envconfig:"DRAINIT_LOG_LEVEL" default:"info"`
+	TerminationLog text       `envconfig:"DRAINIT_TERMINATION_LOG" default:"/dev/termination-log"`
 }
 
 // problem is one thing wrong with the configuration.
@@ -66,16 +67,16 @@ func (p problem) Error() string {
 // is.
 func load() (Config, error) {
 	var c Config
-	if err := envconfig.Process(prefix, &c); err != nil {
+	if err := envconfig.Process("", &c); err != nil {
 		return c, err // not for any environment: the types keep their errors
 	}
 	c.fillEmpty()
 	problems := unknown(os.Environ())
 	decoded := true
-	for name, f := range c.fields() {
-		if w := f.problem(); w != nil {
+	for _, v := range c.variables() {
+		if w := v.problem(); w != nil {
 			decoded = false
-			problems = append(problems, problem{name, f.text(), w.wrong, w.mend})
+			problems = append(problems, problem{v.name, v.text(), w.wrong, w.mend})
 		}
 	}
 	problems = append(problems, c.checkWords()...)
@@ -97,12 +98,19 @@ type field interface {
 	problem() *wrong // nil if it was decoded
 }
 
-// fields yields each variable's name and field.
-func (c *Config) fields() map[string]field {
-	all := make(map[string]field)
+// variable is a field with its variable's name and its default.
+type variable struct {
+	name, def string
+	field
+}
+
+// variables lists all of them.
+func (c *Config) variables() []variable {
 	v := reflect.ValueOf(c).Elem()
-	for i := range v.NumField() {
-		all[variable(v.Type().Field(i).Name)] = v.Field(i).Addr().Interface().(field)
+	all := make([]variable, v.NumField())
+	for i := range all {
+		tag := v.Type().Field(i).Tag
+		all[i] = variable{tag.Get("envconfig"), tag.Get("default"), v.Field(i).Addr().Interface().(field)}
 	}
 	return all
 }
@@ -110,31 +118,17 @@ func (c *Config) fields() map[string]field {
 // fillEmpty gives variables that are set to nothing their defaults, which
 // envconfig does for unset ones alone.
 func (c *Config) fillEmpty() {
-	v := reflect.ValueOf(c).Elem()
-	for i := range v.NumField() {
-		f := v.Field(i).Addr().Interface().(field)
-		if def := v.Type().Field(i).Tag.Get("default"); f.text() == "" && def != "" {
-			f.(envconfig.Decoder).Decode(def)
+	for _, v := range c.variables() {
+		if v.text() == "" && v.def != "" {
+			v.field.(envconfig.Decoder).Decode(v.def)
 		}
 	}
 }
 
-// defaultOf is a field's default.
-func (c *Config) defaultOf(field string) string {
-	f, _ := reflect.TypeFor[Config]().FieldByName(field)
-	return f.Tag.Get("default")
-}
-
-// variable is the name of a field's variable, as envconfig's split_words has it.
-func variable(field string) string {
-	var b strings.Builder
-	for _, r := range field {
-		if 'A' <= r && r <= 'Z' {
-			b.WriteByte('_')
-		}
-		b.WriteRune(r)
-	}
-	return prefix + strings.ToUpper(b.String())
+// defaultOf is the default of the variable called name.
+func defaultOf(name string) string {
+	all := new(Config).variables()
+	return all[slices.IndexFunc(all, func(v variable) bool { return v.name == name })].def
 }
 
 // derive fills in the defaults that depend on the budget.
@@ -310,7 +304,10 @@ var injected = sync.OnceValue(func() *regexp.Regexp {
 
 // unknown finds variables with our prefix that mean nothing.
 func unknown(environ []string) (ps []problem) {
-	known := slices.Sorted(maps.Keys(new(Config).fields()))
+	var known []string
+	for _, v := range new(Config).variables() {
+		known = append(known, v.name)
+	}
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
 		if !strings.HasPrefix(strings.ToUpper(name), prefix+"_") || slices.Contains(known, name) || injected().MatchString(kv) {
@@ -378,8 +375,8 @@ func (c *Config) until() sockets.Until { return sockets.Until(c.DrainUntil.value
 // inForce is the configuration with every default filled in, for people.
 func (c *Config) inForce() map[string]string {
 	all := make(map[string]string)
-	for name, f := range c.fields() {
-		all[name] = f.text()
+	for _, v := range c.variables() {
+		all[v.name] = v.text()
 	}
 	return all
 }

@@ -39,11 +39,11 @@ func TestNearest(t *testing.T) {
 }
 
 // TestUnprefixedVariablesAreTheServers: envconfig falls back to them for a
-// field with a tag.
+// field with a tag, if it is given a prefix.
 func TestUnprefixedVariablesAreTheServers(t *testing.T) {
 	clearEnv(t)
-	for name := range new(Config).fields() {
-		t.Setenv(strings.TrimPrefix(name, prefix+"_"), "nonsense")
+	for _, v := range new(Config).variables() {
+		t.Setenv(strings.TrimPrefix(v.name, prefix+"_"), "nonsense")
 	}
 	if _, err := load(); err != nil {
 		t.Error(err)
@@ -144,10 +144,10 @@ func works(t *testing.T, c *Config) {
 	if strings.Contains(plan, "%!") || len(strings.Split(plan, "\n")) < 3 {
 		t.Errorf("the plan is %q", plan)
 	}
-	for name, value := range c.inForce() {
-		f := c.fields()[name]
-		if value != f.text() || value == "" && os.Getenv(name) != "" {
-			t.Errorf("%s is %q in force, %q was set", name, value, os.Getenv(name))
+	inForce := c.inForce()
+	for _, v := range c.variables() {
+		if value := inForce[v.name]; value != v.text() || value == "" && os.Getenv(v.name) != "" {
+			t.Errorf("%s is %q in force, %q was set", v.name, value, os.Getenv(v.name))
 		}
 	}
 }
