@@ -28,8 +28,9 @@ type line struct {
 	written chan struct{} // closed when everything before it was tried
 }
 
-// queueLength is far more than a stop logs; it is there for bursts at debug.
-const queueLength = 256
+// queueLength is far more than a stop logs; it is there for bursts at debug. All
+// of it takes 4 KB.
+const queueLength = 120
 
 func newStderr(w io.Writer) *stderr {
 	s := &stderr{queue: make(chan line, queueLength)}

@@ -3,8 +3,6 @@
 package cgroup
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -58,9 +56,8 @@ func oomKills(root, self string) (uint64, error) {
 
 // field finds "name number" on a line of its own.
 func field(data []byte, name string) (uint64, error) {
-	lines := bufio.NewScanner(bytes.NewReader(data))
-	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
 			return strconv.ParseUint(strings.TrimSpace(rest), 10, 64)
 		}
 	}

@@ -41,12 +41,11 @@ func statusField(t *testing.T, path, name string) int {
 }
 
 func TestAThousandProbesCostLittleMemory(t *testing.T) {
-	// The budget for anonymous memory is 2 MB; measured are 2.0 to 2.2. A Go
-	// program of this kind starts with 1.3, its first garbage collection adds 0.6
-	// outside the heap for good (the bookkeeping of each size class), and the
-	// threads in reserve 0.07, so that PID 1 doesn't end when the server has taken
-	// every process there may be.
-	const mostKB, mostAnonymousKB, tries = 8 << 10, 9 << 8, 5
+	// A Go program that does nothing has 0.75 MB of anonymous memory, and 1.2
+	// from its first garbage collection on (the bookkeeping of each size class,
+	// outside the heap). Here it is 1.8 to 2.04 on two CPUs: whether the second one
+	// was used before there was only one is chance.
+	const mostKB, mostAnonymousKB, tries = 8 << 10, 2 << 10, 5
 	var found []string
 	for range tries {
 		env, url := healthPort(t)
