@@ -373,10 +373,11 @@ func duration(t *testing.T, line, key string) time.Duration {
 	return d
 }
 
-// about fails unless got is at least want, and not much more on a busy machine.
+// about fails unless got is at least want, and not more than what a busy machine
+// may add to that.
 func about(t *testing.T, what string, got, want time.Duration) {
 	t.Helper()
-	if got < want-20*time.Millisecond || got > want+1500*time.Millisecond {
+	if got < want-20*time.Millisecond || got > want+4*time.Second {
 		t.Errorf("%s after %s, want %s", what, got, want)
 	}
 }

@@ -177,10 +177,9 @@ func TestWhatTheChildLeavesBehind(t *testing.T) {
 				args := append([]string{"--", testchild, "leave", "-ignore", "-exit", "6"}, flags...)
 				p := start(t, setup{direct: direct, env: []string{"ORPHAN_GRACE=700ms"}}, args...)
 				p.says("background got 15")
-				asked := time.Now()
 				p.exits(6)
-				about(t, "killed", p.ended.Sub(asked)+50*time.Millisecond, 700*time.Millisecond)
-				p.logs("what it left behind was killed with 1 process left")
+				line := p.logs("what it left behind was killed with 1 process left")
+				about(t, "killed", duration(t, line, "stopping"), 700*time.Millisecond)
 			})
 		}
 	}

@@ -55,9 +55,9 @@ func (l stopUnderLoad) run(t *testing.T) {
 	}()
 
 	type request struct {
-		at   time.Time
-		code int
-		text string
+		at, end time.Time
+		code    int
+		text    string
 	}
 	var mu sync.Mutex
 	var requests, probes []request
@@ -67,8 +67,9 @@ func (l stopUnderLoad) run(t *testing.T) {
 		for {
 			at := time.Now()
 			code, text := get(url)
+			end := time.Now()
 			mu.Lock()
-			*to = append(*to, request{at, code, text})
+			*to = append(*to, request{at, end, code, text})
 			mu.Unlock()
 			select {
 			case <-done:
@@ -92,9 +93,9 @@ func (l stopUnderLoad) run(t *testing.T) {
 
 	in := 0
 	for _, r := range requests {
-		// What is sent at the very end of the window may meet the server's
+		// What is not answered by the end of the window may meet the server's
 		// closing, which is no longer drainit's to prevent.
-		if r.at.After(before.Add(l.window - 200*time.Millisecond)) {
+		if r.end.After(before.Add(l.window)) {
 			continue
 		}
 		if r.at.After(before) {
@@ -110,7 +111,7 @@ func (l stopUnderLoad) run(t *testing.T) {
 	seen := 0
 	for _, r := range probes {
 		// Some time for the signal to arrive, on a machine this busy.
-		if r.at.After(asked.Add(250*time.Millisecond)) && r.at.Before(before.Add(l.window)) {
+		if r.at.After(asked.Add(250*time.Millisecond)) && r.end.Before(before.Add(l.window)) {
 			seen++
 			if r.code != 503 {
 				t.Errorf("/readyz %s after the stop signal: %d %s", r.at.Sub(asked), r.code, r.text)

@@ -14,8 +14,8 @@ func TestAStopTakesTheTimeItNeedsAndSaysSo(t *testing.T) {
 	p := start(t, setup{env: []string{env, "GRACE_PERIOD=20s", "DRAIN_WINDOW=1s"}}, "--", testchild, "signals", "-exit", "15:3", "-after", "500ms")
 	p.says("ready")
 	answers(t, url+"/readyz", 200)
-	p.signal(unix.SIGTERM)
 	asked := time.Now()
+	p.signal(unix.SIGTERM)
 	p.logs("stop asked for")
 	for path, want := range map[string]int{"/readyz": 503, "/healthz": 503, "/readiness": 503, "/livez": 200, "/startupz": 200, "/statusz": 200} {
 		if code, body := get(url + path); code != want {
@@ -72,8 +72,8 @@ func TestUnreadyDelayGoesOnAnsweringReady(t *testing.T) {
 	p := start(t, setup{env: []string{env, "GRACE_PERIOD=30s", "DRAIN_WINDOW=6s", "UNREADY_DELAY=2s"}}, "--", testchild, "signals", "-exit", "15:0")
 	p.says("ready")
 	answers(t, url+"/readyz", 200)
-	p.signal(unix.SIGTERM)
 	asked := time.Now()
+	p.signal(unix.SIGTERM)
 	p.logs("stop asked for")
 	if code, _ := get(url + "/readyz"); code != 200 && time.Since(asked) < 2*time.Second {
 		t.Errorf("/readyz answers %d", code)
