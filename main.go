@@ -233,10 +233,20 @@ func (r *runner) options(o supervisor.Options) supervisor.Options {
 	o.NotifyReady, o.Watchdog = c.ReadyCheck.value == "notify", c.Watchdog.Duration
 	o.Config, o.LogDropped, o.OOMKills = c.inForce(), r.stderr.Dropped, cgroup.OOMKills
 	if r.notify != nil {
-		o.Refused = r.notify.Refused
+		o.Refused = r.refused
 	}
 	o.Upstream, o.Gate, o.Log = r.upstream, r.gate, r.log
 	return o
+}
+
+// refused tells of the notify datagrams that were not taken, for who wonders why
+// a READY=1 has no effect.
+func (r *runner) refused() (n health.Notify) {
+	n.Malformed, n.Foreign = r.notify.Refused()
+	if pid, err := r.notify.LastRefusal(); err != nil {
+		n.Last = fmt.Sprintf("pid %d: %v", pid, err)
+	}
+	return n
 }
 
 // childEnv is the child's environment: drainit's own, but for the notify

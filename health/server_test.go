@@ -290,7 +290,7 @@ var full = Status{
 	Reason: "draining", Text: `it says "hi"`, Order: []string{"starting", "ready", "draining"},
 	Phases:  map[string]float64{"starting": 0.25, "ready": 1e7, "draining": 3},
 	Signals: map[string]Count{"SIGTERM": {2, 1}, "SIGRTMIN+3": {1, 0}},
-	Reaped:  20000, Dropped: 3, Notify: &Notify{4, 5}, Clients: &Clients{Known: true, Open: 3, InFlight: 2, Queued: 1, Rate: 0.5},
+	Reaped:  20000, Dropped: 3, Notify: &Notify{4, 5, "pid 7: empty datagram"}, Clients: &Clients{Known: true, Open: 3, InFlight: 2, Queued: 1, Rate: 0.5},
 	Stop:   &Stop{T0: time.Unix(1_700_000_010, 0), AskedBy: "SIGTERM", Signal: "SIGTERM"},
 	Config: map[string]string{"DRAINIT_GRACE_PERIOD": "30s"},
 }

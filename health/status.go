@@ -72,6 +72,7 @@ type Count struct {
 type Notify struct {
 	Malformed uint64 `json:"malformed"`
 	Foreign   uint64 `json:"foreign"`
+	Last      string `json:"last,omitempty"` // whose the latest of them was, and what was wrong
 }
 
 // probeCount is how often one path was answered with one code.

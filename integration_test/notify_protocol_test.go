@@ -268,7 +268,7 @@ func sendTo(t *testing.T, addr, datagram string) {
 func (w *worker) refuses(n uint64) {
 	w.t.Helper()
 	eventually(w.t, "the datagram is counted as foreign", func() bool { return w.status().Notify.Foreign == n })
-	if s := w.status(); s.Phase != "starting" || s.Text != "" || !s.Alive || s.Notify.Malformed != 0 {
+	if s := w.status(); s.Phase != "starting" || s.Text != "" || !s.Alive || s.Notify.Malformed != 0 || !strings.Contains(s.Notify.Last, "outside") && !strings.Contains(s.Notify.Last, "descend") {
 		w.t.Errorf("a stranger was believed: %+v", s)
 	}
 	w.asks("/metrics", 200, fmt.Sprintf("drainit_notify_refused_total{reason=\"foreign\"} %d\n", n))

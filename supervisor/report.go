@@ -218,8 +218,8 @@ func (l *loop) status() health.Status {
 		s.Dropped = l.LogDropped()
 	}
 	if l.Refused != nil {
-		malformed, foreign := l.Refused()
-		s.Notify = &health.Notify{Malformed: malformed, Foreign: foreign}
+		refused := l.Refused()
+		s.Notify = &refused
 	}
 	if !l.t0.IsZero() {
 		s.Stop = l.stopStatus()

@@ -69,18 +69,18 @@ type Clients interface {
 // Options is one run. Channels may be nil where nothing will ever come.
 type Options struct {
 	Timeline    Timeline
-	Until       sockets.Until                      // sockets.Window needs no Clients
-	StopOn      []unix.Signal                      // signals that begin a stop
-	StopSignal  unix.Signal                        // what the child is sent; 0: the one received
-	DrainSignal unix.Signal                        // sent at t0; 0: none
-	SignalMap   map[unix.Signal]unix.Signal        // rewriting of forwarded signals; 0: not forwarded
-	ExitCodes   map[int]int                        // remapping of the child's code
-	NotifyReady bool                               // ready is what READY=1 says
-	Watchdog    time.Duration                      // longest silence between two WATCHDOG=1; 0: none
-	Config      map[string]string                  // for /statusz
-	LogDropped  func() uint64                      // for /statusz; may be nil
-	Refused     func() (malformed, foreign uint64) // of the notify socket; may be nil
-	OOMKills    func() (uint64, error)             // the cgroup's counter; may be nil
+	Until       sockets.Until               // sockets.Window needs no Clients
+	StopOn      []unix.Signal               // signals that begin a stop
+	StopSignal  unix.Signal                 // what the child is sent; 0: the one received
+	DrainSignal unix.Signal                 // sent at t0; 0: none
+	SignalMap   map[unix.Signal]unix.Signal // rewriting of forwarded signals; 0: not forwarded
+	ExitCodes   map[int]int                 // remapping of the child's code
+	NotifyReady bool                        // ready is what READY=1 says
+	Watchdog    time.Duration               // longest silence between two WATCHDOG=1; 0: none
+	Config      map[string]string           // for /statusz
+	LogDropped  func() uint64               // for /statusz; may be nil
+	Refused     func() health.Notify        // of the notify socket; may be nil
+	OOMKills    func() (uint64, error)      // the cgroup's counter; may be nil
 
 	Signals   <-chan unix.Signal
 	Children  <-chan struct{} // SIGCHLD: capacity 1, edges may merge

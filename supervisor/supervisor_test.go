@@ -608,7 +608,7 @@ func TestStatus(t *testing.T) {
 		o.Until = sockets.Idle
 		o.Config = map[string]string{"DRAINIT_GRACE_PERIOD": "30s"}
 		o.LogDropped = func() uint64 { return 4 }
-		o.Refused = func() (uint64, uint64) { return 5, 6 }
+		o.Refused = func() health.Notify { return health.Notify{Malformed: 5, Foreign: 6} }
 		check := func(what string, got, want any) {
 			t.Helper()
 			if fmt.Sprint(got) != fmt.Sprint(want) {
