@@ -229,7 +229,7 @@ func (r *runner) options(o supervisor.Options) supervisor.Options {
 	c := &r.config
 	o.Timeline, o.Until, o.Clients = c.timeline(), c.until(), r.counter
 	o.StopOn, o.StopSignal, o.DrainSignal = c.StopOn.signals, c.StopSignal.signal, c.DrainSignal.signal
-	o.SignalMap, o.ExitCodes = c.SignalMap.signals, c.ExitCodes.codes
+	o.Group, o.SignalMap, o.ExitCodes = c.SignalScope.value == "group", c.SignalMap.signals, c.ExitCodes.codes
 	o.NotifyReady, o.Watchdog = c.ReadyCheck.value == "notify", c.Watchdog.Duration
 	o.Config, o.LogDropped, o.OOMKills = c.inForce(), r.stderr.Dropped, cgroup.OOMKills
 	if r.notify != nil {

@@ -84,6 +84,9 @@ func (l *loop) words() string {
 		fmt.Fprintf(&b, "asked to stop by %s; %s was forwarded after %s and not finished %s later: killed at the deadline",
 			l.askedBy, SignalName(l.stopSignal()), round(l.forwarded.Sub(l.t0)), round(l.killed.Sub(l.forwarded)))
 		b.WriteString(l.leftOver())
+		if l.killedLeft > 1 && !l.Group {
+			b.WriteString("; only the command itself was signalled: if it is a script, exec the server in it, or set DRAINIT_SIGNAL_SCOPE=group")
+		}
 	default:
 		fmt.Fprintf(&b, "asked to stop by %s and finished in %s: %s was forwarded after %s (%s), the child %s %s later",
 			l.askedBy, round(l.endOfChild().Sub(l.t0)), SignalName(l.stopSignal()), round(l.forwarded.Sub(l.t0)), l.why,

@@ -73,6 +73,7 @@ type Options struct {
 	StopOn      []unix.Signal               // signals that begin a stop
 	StopSignal  unix.Signal                 // what the child is sent; 0: the one received
 	DrainSignal unix.Signal                 // sent at t0; 0: none
+	Group       bool                        // signals go to the child's whole process group; for the words
 	SignalMap   map[unix.Signal]unix.Signal // rewriting of forwarded signals; 0: not forwarded
 	ExitCodes   map[int]int                 // remapping of the child's code
 	NotifyReady bool                        // ready is what READY=1 says

@@ -712,7 +712,7 @@ func TestWords(t *testing.T) {
 		{"out of memory is no word for another signal", setup{}, oom, []act{{3 * s, killedBy(unix.SIGSEGV)}}, []string{"killed by SIGSEGV after 3s"}},
 		{"finished", setup{child: process{after: 2 * s}}, nil, []act{termAtOnce}, []string{"SIGTERM", "finished in 7s", "after 5s", "exited with code 0"}},
 		{"at the deadline", setup{child: process{stubborn: true}, orphans: []process{{stubborn: true}}}, nil, []act{termAtOnce},
-			[]string{"killed at the deadline", "2 processes left"}},
+			[]string{"killed at the deadline", "2 processes left", "DRAINIT_SIGNAL_SCOPE=group"}},
 		{"before the forwarding", setup{}, nil, []act{termAtOnce, {2 * s, exitedWith(0)}}, []string{"by itself 2s later", "before any signal"}},
 		{"immortal", setup{child: process{immortal: true}}, nil, []act{termAtOnce}, []string{"killed at the deadline"}},
 		{"orphans killed", setup{orphans: []process{{stubborn: true}}}, nil, []act{{s, exitedWith(0)}},
