@@ -189,7 +189,7 @@ func drain(args []string) int {
 	case s.Stop != nil:
 		return say(1, "a stop is under way already, asked for by %s", s.Stop.AskedBy)
 	}
-	return say(0, "not ready: %s", s.Reason)
+	return say(0, "%s", s.Reason) // "unready: drained by …"
 }
 
 // undrain takes a drain back.

@@ -41,7 +41,7 @@ func TestDrainAndUndrainInABareContainer(t *testing.T) {
 	w := box(t, bareBox, nil, "listen :8080", "onterm 3")
 	w.becomes(200, "")
 	for range 2 {
-		w.expect(0, "not ready: unready: drained by `drainit drain`", "drain")
+		w.expect(0, "unready: drained by `drainit drain`", "drain")
 		w.asks("/readyz", 503, "drained by `drainit drain`; `drainit undrain` ends it")
 		w.asks("/livez", 200, "")
 		w.asks("/startupz", 200, "")
