@@ -47,7 +47,7 @@ func get(path string) (code int, body []byte, err error) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(askTimeout))
 	if code, body, err = health.Get(c, path); err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", addr, err)
+		return 0, nil, fmt.Errorf("no answer from %s: %w", addr, err)
 	}
 	return code, body, nil
 }
@@ -189,7 +189,7 @@ func drain(args []string) int {
 	case s.Stop != nil:
 		return say(1, "a stop is under way already, asked for by %s", s.Stop.AskedBy)
 	}
-	return say(0, "%s", s.Reason) // "unready: drained by …"
+	return say(0, "not ready: %s", strings.TrimPrefix(s.Reason, "unready: "))
 }
 
 // undrain takes a drain back.

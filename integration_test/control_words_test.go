@@ -41,7 +41,7 @@ func TestDrainAndUndrainInABareContainer(t *testing.T) {
 	w := box(t, bareBox, nil, "listen :8080", "onterm 3")
 	w.becomes(200, "")
 	for range 2 {
-		w.expect(0, "unready: drained by `drainit drain`", "drain")
+		w.expect(0, "not ready: drained by `drainit drain`", "drain")
 		w.asks("/readyz", 503, "drained by `drainit drain`; `drainit undrain` ends it")
 		w.asks("/livez", 200, "")
 		w.asks("/startupz", 200, "")
@@ -301,7 +301,7 @@ func TestPrestopTwice(t *testing.T) {
 		}
 	}
 	about(t, "both returned", time.Since(w.status().Stop.T0), 2*time.Second)
-	w.expect(0, "drained after 0s", "prestop") // a third has nothing to wait for
+	w.expect(0, "drained after ", "prestop") // a third has nothing to wait for
 	w.logs("prestop again, nothing changes")
 	if strings.Contains(w.out.String(), "got") {
 		t.Errorf("the child was sent something: %s", w.out)
