@@ -323,8 +323,9 @@ func ask(ctx context.Context, asks chan<- chan<- health.Status) (health.Status, 
 // spareThreads are made while there are processes to be had. Go makes another
 // when a system call takes long and something else is to run, never gives one
 // back, and ends the program if it can't: a server that has used up the pids
-// limit would take PID 1 with it. Three were not enough for 200 probes on a machine
-// with a hundred processes waiting for each CPU.
+// limit would take PID 1 with it. Five are for those that can be caught in one at a
+// time: the loop, the log, the look at clients, a readiness check, and one probe's
+// connection being closed (what else probes do, package health does otherwise).
 const spareThreads = 5
 
 // reserveThreads has the runtime make them, and keep them idle. Each costs some

@@ -75,7 +75,7 @@ func HTTP(u *url.URL, timeout time.Duration, dialed func()) Check {
 		defer c.Close()
 		code, _, _, err := get(c, u.Host, u.RequestURI(), "drainit-readiness")
 		if err != nil {
-			return Result{Reason: fmt.Sprintf("GET %s: %.200s", u, err)}
+			return Result{Reason: fmt.Sprintf("GET %s: no answer: %.200s", u, err)}
 		}
 		return Result{OK: code >= 200 && code < 400, Reason: fmt.Sprintf("GET %s: %d", u, code)}
 	}

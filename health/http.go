@@ -54,20 +54,25 @@ func readRequest(in *bufio.Reader) (r request, err error) {
 	case version != "HTTP/1.1" && version != "HTTP/1.0":
 		return r, refuse(505, "HTTP/1.1 is spoken here")
 	}
-	hosts := 0
-	err = readFields(head, func(name, value string) {
+	hosts, length := 0, ""
+	err = readFields(head, func(name, value string) error {
 		switch {
 		case strings.EqualFold(name, "Host"):
 			hosts++
 		case strings.EqualFold(name, "Content-Length"):
-			r.body = r.body || value != "0"
+			if _, err := strconv.ParseUint(value, 10, 63); err != nil || length != "" && length != value {
+				return refuse(400, "the request has no length that could be believed")
+			}
+			length, r.body = value, r.body || value != "0"
 		case strings.EqualFold(name, "Transfer-Encoding"):
+			if !strings.EqualFold(value, "chunked") {
+				return refuse(501, "no encoding but chunked is known here")
+			}
 			r.body = true
 		}
+		return nil
 	})
 	switch {
-	case errors.Is(err, errField):
-		return r, refuse(400, "this is no HTTP request: "+err.Error())
 	case err != nil:
 		return r, err
 	case version == "HTTP/1.1" && hosts != 1:
@@ -77,12 +82,10 @@ func readRequest(in *bufio.Reader) (r request, err error) {
 	return r, nil
 }
 
-var errField = errors.New("a header line is no name: value")
-
-// readFields reads the rest of a head and hands each field to see.
-// (ReadMIMEHeader would make a map of all of them, and another one of common
-// names: together a quarter of what a probe allocates.)
-func readFields(head *textproto.Reader, see func(name, value string)) error {
+// readFields reads the rest of a head and hands each field to see, until that has
+// something against one. (ReadMIMEHeader would make a map of all of them, and
+// another one of common names: together a quarter of what a probe allocates.)
+func readFields(head *textproto.Reader, see func(name, value string) error) error {
 	for {
 		line, err := head.ReadLine()
 		if err != nil || line == "" {
@@ -91,9 +94,11 @@ func readFields(head *textproto.Reader, see func(name, value string)) error {
 		name, value, found := strings.Cut(line, ":")
 		// Nor may a line be continued, since RFC 7230.
 		if !found || !token(name) || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-			return errField
+			return refuse(400, "this is no HTTP request: a header line is no name: value")
 		}
-		see(name, strings.Trim(value, " \t"))
+		if err := see(name, strings.Trim(value, " \t")); err != nil {
+			return err
+		}
 	}
 }
 
@@ -130,6 +135,8 @@ func reason(code int) string {
 		return "Method Not Allowed"
 	case 431:
 		return "Request Header Fields Too Large"
+	case 501:
+		return "Not Implemented"
 	case 503:
 		return "Service Unavailable"
 	case 505:
@@ -155,7 +162,7 @@ func (r *response) send(c io.Writer, headOnly bool) error {
 
 // exchange reads one request and has answer answer it. The client has the time
 // that the caller has set for all of it, and maxHeader bytes.
-func exchange(c net.Conn, answer func(request) response) {
+func exchange(c io.ReadWriter, answer func(request) response) {
 	limited := &io.LimitedReader{R: c, N: maxHeader}
 	in := bufio.NewReaderSize(limited, 512)
 	q, err := readRequest(in)
@@ -178,11 +185,11 @@ func exchange(c net.Conn, answer func(request) response) {
 
 // linger lets the client read its answer: closing with bytes of its unread
 // would reset the connection, and the answer might be lost.
-func linger(c net.Conn) {
-	if t, ok := c.(*net.TCPConn); ok {
-		t.CloseWrite()
-		t.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
-		io.CopyN(io.Discard, t, 256<<10)
+func linger(c io.ReadWriter) {
+	if c, ok := c.(*conn); ok {
+		c.CloseWrite()
+		c.file.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		io.CopyN(io.Discard, c, 256<<10)
 	}
 }
 
@@ -202,22 +209,24 @@ func get(c net.Conn, host, target, agent string) (code int, body io.Reader, leng
 	for head := textproto.NewReader(in); ; {
 		line, err := head.ReadLine()
 		if err != nil {
-			return 0, nil, 0, fmt.Errorf("no answer: %w", err)
+			return 0, nil, 0, err
 		}
 		version, rest, _ := strings.Cut(line, " ")
-		number, _, _ := strings.Cut(rest, " ")
+		number, _, _ := strings.Cut(strings.TrimLeft(rest, " "), " ")
 		code, err := strconv.ParseUint(number, 10, 16)
 		if err != nil || len(number) != 3 || !strings.HasPrefix(version, "HTTP/1.") {
-			return 0, nil, 0, fmt.Errorf("no answer: %.100q is not HTTP", line)
+			return 0, nil, 0, fmt.Errorf("%.100q is not HTTP", line)
 		}
 		length = -1
-		err = readFields(head, func(name, value string) {
-			if n, err := strconv.ParseInt(value, 10, 64); err == nil && n >= 0 && strings.EqualFold(name, "Content-Length") {
+		for line != "" {
+			// Whatever else a server may say there, odd or not.
+			if line, err = head.ReadLine(); err != nil {
+				return 0, nil, 0, err
+			}
+			name, value, _ := strings.Cut(line, ":")
+			if n, err := strconv.ParseInt(strings.Trim(value, " \t"), 10, 64); err == nil && n >= 0 && strings.EqualFold(name, "Content-Length") {
 				length = n
 			}
-		})
-		if err != nil {
-			return 0, nil, 0, fmt.Errorf("no answer: %w", err)
 		}
 		if code >= 100 && code < 200 && code != 101 {
 			continue // 103 Early Hints, say: the answer is yet to come

@@ -48,7 +48,8 @@ type Server struct {
 	// Probed is called at each request, if set. It must be quick.
 	Probed func()
 
-	port   port
+	port   *port
+	number uint16
 	closed atomic.Uint64
 	mu     sync.Mutex
 	probes []probeCount
@@ -63,14 +64,14 @@ func Listen(addr string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Gate: new(Gate)}
-	s.port = port{Listener: ln, slots: make(chan struct{}, maxConnections), open: make(map[net.Conn]time.Time)}
-	return s, nil
+	number := ln.Addr().(*net.TCPAddr).Port
+	p, err := newPort(ln.(*net.TCPListener))
+	return &Server{Gate: new(Gate), port: p, number: uint16(number)}, err
 }
 
 // Serve answers until Close. It returns nil after Close.
 func (s *Server) Serve() error {
-	return s.port.serve(func(c net.Conn) {
+	return s.port.serve(func(c *conn) {
 		exchange(c, s.answer)
 		if s.closed.Add(1)%trimEvery == 0 {
 			go Trim() // ends with the collection
@@ -82,12 +83,7 @@ func (s *Server) Serve() error {
 func (s *Server) Close() error { return s.port.close() }
 
 // Port is the port that was bound.
-func (s *Server) Port() uint16 {
-	if a, ok := s.port.Addr().(*net.TCPAddr); ok {
-		return uint16(a.Port)
-	}
-	return 0
-}
+func (s *Server) Port() uint16 { return s.number }
 
 // Accepted is how many connections came to this port so far.
 func (s *Server) Accepted() uint64 { return s.port.accepted.Load() }

@@ -103,10 +103,17 @@ func TestZeroGateIsNotReadyAndAlive(t *testing.T) {
 // listen serves on a port of this machine's choice.
 func listen(t *testing.T) (*Server, string) {
 	t.Helper()
+	return listenAnd(t, nil)
+}
+
+// listenAnd also calls probed at each request.
+func listenAnd(t *testing.T, probed func()) (*Server, string) {
+	t.Helper()
 	s, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.Probed = probed
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	t.Cleanup(func() {
@@ -184,9 +191,8 @@ func say(t *testing.T, c net.Conn, text string) int {
 const probe = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 func TestListenerCountsAndAnswers(t *testing.T) {
-	s, addr := listen(t)
 	probes := make(chan struct{}, 100)
-	s.Probed = func() { probes <- struct{}{} }
+	s, addr := listenAnd(t, func() { probes <- struct{}{} })
 	const n = 20
 	for range n {
 		c := dialed(t, addr)
@@ -257,6 +263,23 @@ func TestMoreThanTheLimit(t *testing.T) {
 	for _, c := range silent {
 		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("a slow client was not cut off in %s", deadline)
+		}
+	}
+}
+
+// TestABurstOfProbes: more of them at once than there are places, and none is cut
+// off.
+func TestABurstOfProbes(t *testing.T) {
+	_, addr := listen(t)
+	const n = 5 * maxConnections
+	codes := make(chan int, n)
+	for range n {
+		c := dialed(t, addr)
+		go func() { codes <- say(t, c, probe) }()
+	}
+	for range n {
+		if code := <-codes; code != 200 {
+			t.Fatalf("code %d, want 200", code)
 		}
 	}
 }

@@ -282,14 +282,21 @@ func TestDockerFewProcesses(t *testing.T) {
 
 func TestDockerTheServerHasTakenEveryProcessThereIs(t *testing.T) {
 	t.Parallel()
-	c := run(t, []string{"--pids-limit", "60", "-e", "GRACE_PERIOD=20s", "-e", "DRAIN_WINDOW=1s", "-e", "ORPHAN_GRACE=500ms"},
-		"/testchild", "fill", "-exit", "15:4")
+	// With no time for it either: each system call of drainit's may be caught in the
+	// middle, and the Go runtime would have another thread go on.
+	c := run(t, []string{"--pids-limit", "80", "-e", "GRACE_PERIOD=40s", "-e", "DRAIN_WINDOW=1s", "-e", "ORPHAN_GRACE=500ms"},
+		"/testchild", "fill", "-spin", "20", "-exit", "15:4")
 	c.says("full")
 	url := "http://" + c.ip() + ":8099"
 	answers(t, url+"/readyz", 200)
 	var probes sync.WaitGroup
-	for range 100 {
-		probes.Go(func() { get(url + "/readyz"); get(url + "/statusz") })
+	for range 10 {
+		probes.Go(func() {
+			for range 100 {
+				get(url + "/readyz")
+			}
+			get(url + "/statusz")
+		})
 	}
 	probes.Wait()
 	dockerDoes(t, "kill", "-s", "USR1", c.name)

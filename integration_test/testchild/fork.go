@@ -16,10 +16,14 @@ func lockThread() { runtime.LockOSThread() }
 
 // forkLeaves forks up to count processes that read fd 3 until its end and then
 // exit, and returns how many there are.
-//
+func forkLeaves(count int) int { return fork(count, false) }
+
+// forkSpinners forks count processes that keep a CPU busy until they are killed.
+func forkSpinners(count int) int { return fork(count, true) }
+
 //go:noinline
 //go:norace
-func forkLeaves(count int) int {
+func fork(count int, spin bool) int {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	for i := range count {
@@ -27,8 +31,10 @@ func forkLeaves(count int) int {
 		if errno != 0 {
 			return i
 		}
-		if pid == 0 {
-			leaf()
+		for pid == 0 {
+			if !spin {
+				leaf()
+			}
 		}
 	}
 	return count

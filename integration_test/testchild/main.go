@@ -13,9 +13,11 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -276,13 +278,30 @@ func leaves(args []string) {
 	}
 }
 
+// reserveThreads has the runtime make n threads.
+func reserveThreads(n int) {
+	var all, made sync.WaitGroup
+	made.Add(n)
+	for range n {
+		all.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			made.Done()
+			made.Wait()
+		})
+	}
+	all.Wait()
+}
+
 // fill takes all the room the cgroup has for processes, then tells and stays:
 // "full", and the number of each signal.
 func fill(args []string) {
 	set := flag.NewFlagSet("fill", flag.ExitOnError)
 	codes := make(exits)
 	set.Var(codes, "exit", "exit with CODE on SIGNAL")
+	spin := set.Int("spin", 0, "so many of them keep a CPU busy")
 	set.Parse(args)
+	reserveThreads(8) // or this program's own runtime would be what gives up
 	got := make(chan os.Signal, 16)
 	signal.Notify(got, unix.SIGTERM, unix.SIGUSR1)
 	r, _, err := os.Pipe()
@@ -292,7 +311,8 @@ func fill(args []string) {
 	if err := unix.Dup3(int(r.Fd()), 3, 0); err != nil && r.Fd() != 3 {
 		fatal("%v", err)
 	}
-	n := forkLeaves(100000)
+	n := forkSpinners(*spin)
+	n += forkLeaves(100000)
 	fmt.Println("full", n)
 	for s := range got {
 		sig := int(s.(syscall.Signal))
