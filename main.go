@@ -41,8 +41,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// flushTime is how long the end of the program may be put off for the log.
-const flushTime = 200 * time.Millisecond
+// flushTime is how long the end of the program may be put off for the log. On a
+// machine with no time 200 ms have been too little for a stderr that was read.
+const flushTime = 500 * time.Millisecond
 
 // codeError is the exit code for drainit's own failures, as docker run has it.
 const codeError = 125
