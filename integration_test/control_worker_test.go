@@ -49,7 +49,18 @@ func work(t *testing.T, s setup, commands ...string) *worker {
 	s.env = append([]string{env}, s.env...)
 	var in *os.File
 	s.stdin, in = stdin(t)
-	return &worker{process: start(t, s, append([]string{"--", program}, commands...)...), in: in, url: url}
+	w := &worker{process: start(t, s, append([]string{"--", program}, commands...)...), in: in, url: url}
+	w.armed(commands)
+	return w
+}
+
+// armed waits until a worker that begins with what to do on SIGTERM will do so:
+// it may count as ready from the start, and the signal would just end it.
+func (w *worker) armed(commands []string) {
+	w.t.Helper()
+	if len(commands) > 0 && strings.HasPrefix(commands[0], "onterm ") {
+		w.says(commands[0])
+	}
 }
 
 func stdin(t *testing.T) (r, w *os.File) {
@@ -128,6 +139,7 @@ func box(t *testing.T, flags, env []string, commands ...string) *worker {
 		w.url = "http://" + ip + ":8099"
 		return err == nil && ip != "" || len(flags) > 1 && strings.Contains(strings.Join(flags, " "), "--network none")
 	})
+	w.armed(commands)
 	return w
 }
 
