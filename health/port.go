@@ -88,24 +88,12 @@ func (p *port) serve(answer func(*conn)) error {
 }
 
 func (p *port) accept() (*conn, error) {
-	var fd uintptr
-	var errno syscall.Errno
-	err := p.raw.Read(func(ln uintptr) bool {
-		for {
-			fd, _, errno = unix.RawSyscall6(unix.SYS_ACCEPT4, ln, 0, 0, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
-			if errno != unix.EINTR {
-				return errno != unix.EAGAIN
-			}
-		}
-	})
-	if err == nil && errno != 0 {
-		err = errno
-	}
+	fd, err := transfer(p.raw.Read, unix.SYS_ACCEPT4, nil, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
 	p.accepted.Add(1)
-	return newConn(int(fd))
+	return newConn(fd)
 }
 
 // place takes a place for one more connection.
@@ -237,8 +225,9 @@ func (c *conn) CloseWrite() error {
 // Close must only be called by one goroutine at a time, see conn.
 func (c *conn) Close() error { return c.file.Close() }
 
-// transfer makes a call of the shape of send and recv whenever ready says that it
-// may not have to wait, until it need not.
+// transfer makes a call of the shape of send, recv and accept4 (a descriptor, two
+// arguments that a nil b leaves 0, flags) whenever ready says that it may not have
+// to wait, until it need not.
 func transfer(ready func(func(uintptr) bool) error, call uintptr, b []byte, flags uintptr) (int, error) {
 	var n uintptr
 	var errno syscall.Errno
