@@ -182,7 +182,7 @@ func drain(args []string) int {
 	if !noArguments("drain", args) {
 		return 1
 	}
-	s, err := steer(supervisor.SigDrain, steerTime, func(s health.Status) bool { return s.Held || s.Stop != nil })
+	s, err := steer(supervisor.SigDrain, steerTime, func(s health.Status) bool { return s.Drained || s.Stop != nil })
 	switch {
 	case err != nil:
 		return say(1, "%v", err)
@@ -197,7 +197,7 @@ func undrain(args []string) int {
 	if !noArguments("undrain", args) {
 		return 1
 	}
-	s, err := steer(supervisor.SigUndrain, steerTime, func(s health.Status) bool { return !s.Held || s.Stop != nil })
+	s, err := steer(supervisor.SigUndrain, steerTime, func(s health.Status) bool { return !s.Drained || s.Stop != nil })
 	switch {
 	case err != nil:
 		return say(1, "%v", err)

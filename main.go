@@ -53,7 +53,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run is the program; its result is the exit code.
 func run(args []string) int {
 	if os.Args[0] == supervisor.Trampoline {
-		return supervisor.Jump(args)
+		return supervisor.ExecChild(args)
 	}
 	// Fixed, or Go re-reads the CPU limit from the cgroup while running: wake-ups
 	// in an idle container. One, and an eager collector: memory is what an init
@@ -204,7 +204,7 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 		r.background("notify", func() { r.notify.Serve(notices) })
 	}
 	if r.server != nil {
-		r.server.Probed = r.counter.Note
+		r.server.Probed = r.counter.SampleArrivals
 		r.server.Status = func(ctx context.Context) (health.Status, error) { return ask(ctx, asks) }
 		r.background("health", func() {
 			if err := r.server.Serve(); err != nil {
@@ -214,13 +214,13 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 		defer r.server.Close()
 	}
 
-	health.Trim() // of what reading the configuration took
+	health.ReleaseMemory() // of what reading the configuration took
 	outcome := supervisor.Run(r.options(supervisor.Options{
-		Signals: signals, Children: children, Readiness: readiness, Notices: notices, Asks: asks,
-		System: child, Began: stopChecking,
+		Signals: signals, Children: children, Readiness: readiness, Notifications: notices, StatusRequests: asks,
+		System: child, OnStop: stopChecking,
 	}))
 	child.Release()
-	leaveWords(lastWords, outcome.Words)
+	leaveWords(lastWords, outcome.LastWords)
 	r.stderr.Flush(flushTime)
 	return outcome.Code
 }
@@ -234,7 +234,7 @@ func (r *runner) options(o supervisor.Options) supervisor.Options {
 	o.NotifyReady, o.Watchdog = c.ReadyCheck.value == "notify", c.Watchdog.Duration
 	o.Config, o.LogDropped, o.OOMKills = c.inForce(), r.stderr.Dropped, cgroup.OOMKills
 	if r.notify != nil {
-		o.Refused = r.refused
+		o.NotifyRefusals = r.refused
 	}
 	o.Upstream, o.Gate, o.Log = r.upstream, r.gate, r.log
 	return o

@@ -105,7 +105,7 @@ func Watch(ctx context.Context, check Check, interval time.Duration, hint string
 			return
 		}
 		if r.OK && !ready || n%trimEvery == 0 {
-			Trim()
+			ReleaseMemory()
 		}
 		ready = ready || r.OK
 		if !ready && !hinted && time.Since(began) >= patience {

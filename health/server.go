@@ -26,11 +26,11 @@ const (
 // trimEvery is after how many probes their memory is given back.
 const trimEvery = 50
 
-// Trim gives unused memory back to the kernel. Left alone the heap would grow
+// ReleaseMemory gives unused memory back to the kernel. Left alone the heap would grow
 // to 4 MB before the first collection, and be given back over minutes by
 // wake-ups of its own. What the first of two collections has freed the second
 // finds unused.
-func Trim() {
+func ReleaseMemory() {
 	runtime.GC()
 	debug.FreeOSMemory()
 }
@@ -74,7 +74,7 @@ func (s *Server) Serve() error {
 	return s.port.serve(func(c *conn) {
 		exchange(c, s.answer)
 		if s.closed.Add(1)%trimEvery == 0 {
-			go Trim() // ends with the collection
+			go ReleaseMemory() // ends with the collection
 		}
 	})
 }
@@ -111,7 +111,7 @@ func (s *Server) reply(q request) response {
 	case "/readyz", "/healthz", "/readiness":
 		return verdict(a.Ready, a.Reason)
 	case "/livez":
-		if !a.Dead {
+		if !a.WatchdogMissed {
 			return verdict(true, "alive")
 		}
 		return verdict(false, "a watchdog was missed")

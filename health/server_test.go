@@ -28,7 +28,7 @@ var states = map[string]Answer{
 	"draining":                {Started: true, Reason: "draining: stop asked for by SIGTERM"},
 	"draining, UNREADY_DELAY": {Ready: true, Started: true, Reason: "draining: stop asked for by SIGTERM"},
 	"stopping":                {Started: true, Reason: "stopping: stop asked for by SIGTERM"},
-	"watchdog missed":         {Ready: true, Started: true, Dead: true, Reason: "ready"},
+	"watchdog missed":         {Ready: true, Started: true, WatchdogMissed: true, Reason: "ready"},
 }
 
 func TestAnswers(t *testing.T) {
@@ -95,7 +95,7 @@ func TestAQueryChangesNothing(t *testing.T) {
 
 func TestZeroGateIsNotReadyAndAlive(t *testing.T) {
 	got := new(Gate).Get()
-	if got.Ready || got.Started || got.Dead || got.Reason == "" {
+	if got.Ready || got.Started || got.WatchdogMissed || got.Reason == "" {
 		t.Errorf("got %+v", got)
 	}
 }

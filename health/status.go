@@ -20,11 +20,11 @@ type Status struct {
 	Started  time.Time `json:"child_started"`
 	Uptime   float64   `json:"uptime_seconds"`
 
-	Ready  bool   `json:"ready"`
-	Reason string `json:"reason,omitempty"` // why it is not ready
-	Held   bool   `json:"held"`             // drained by `drainit drain`, without a stop
-	Text   string `json:"status,omitempty"` // the child's last STATUS=
-	Alive  bool   `json:"alive"`
+	Ready   bool   `json:"ready"`
+	Reason  string `json:"reason,omitempty"`    // why it is not ready
+	Drained bool   `json:"drained_by_operator"` // drained by `drainit drain`, without a stop
+	Text    string `json:"status,omitempty"`    // the child's last STATUS=
+	Alive   bool   `json:"alive"`
 
 	Stop    *Stop    `json:"stop,omitempty"`    // from t0 on
 	Clients *Clients `json:"clients,omitempty"` // from t0 on, where they are counted

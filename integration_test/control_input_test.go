@@ -188,7 +188,7 @@ func TestBadRequests(t *testing.T) {
 	}
 	// None of it has changed anything, was logged, or is in the way.
 	w.becomes(200, "")
-	if s := w.status(); s.Phase != "ready" || s.Held || s.Stop != nil || len(s.Signals) != 0 {
+	if s := w.status(); s.Phase != "ready" || s.Drained || s.Stop != nil || len(s.Signals) != 0 {
 		t.Errorf("changed: %+v", s)
 	}
 	if _, metrics := get(w.url + "/metrics"); strings.Contains(metrics, "/.env") || strings.Contains(metrics, "xxxx") {

@@ -45,8 +45,8 @@ func TestDrainAndUndrainInABareContainer(t *testing.T) {
 		w.asks("/readyz", 503, "drained by `drainit drain`; `drainit undrain` ends it")
 		w.asks("/livez", 200, "")
 		w.asks("/startupz", 200, "")
-		if s := w.status(); !s.Held || s.Phase != "unready" || s.Stop != nil {
-			t.Errorf("held %v, phase %s, stop %v", s.Held, s.Phase, s.Stop)
+		if s := w.status(); !s.Drained || s.Phase != "unready" || s.Stop != nil {
+			t.Errorf("held %v, phase %s, stop %v", s.Drained, s.Phase, s.Stop)
 		}
 		w.expect(0, "not ready", "drain") // twice is once
 		w.expect(0, "ready", "undrain")
@@ -86,8 +86,8 @@ func TestSkipInABareContainer(t *testing.T) {
 	w.logs("stop asked for")
 	w.expect(1, "a stop is under way already, asked for by SIGTERM", "drain")
 	w.expect(1, "a stop is under way, asked for by SIGTERM: it can't be taken back", "undrain")
-	if s := w.status(); s.Phase != "draining" || s.Held {
-		t.Errorf("phase %s, held %v", s.Phase, s.Held)
+	if s := w.status(); s.Phase != "draining" || s.Drained {
+		t.Errorf("phase %s, held %v", s.Phase, s.Drained)
 	}
 	w.expect(0, "SIGTERM forwarded", "skip")
 	w.says("got 15")
@@ -152,7 +152,7 @@ func TestControlWhereItCannotWork(t *testing.T) {
 			w.expectAs([]string{"--user", "1001"}, 1, "drainit (pid 1) runs as uid 1000, and uid 1001 may not signal it: use that uid (docker exec -u)", word)
 		}
 		w.expectAs([]string{"--user", "1001"}, 0, "ready", "check") // which only asks
-		if s := w.status(); s.Held || s.Stop != nil {
+		if s := w.status(); s.Drained || s.Stop != nil {
 			t.Errorf("it was heard: %+v", s)
 		}
 		w.expectAs([]string{"--user", "0"}, 0, "not ready", "drain")

@@ -118,7 +118,7 @@ func New(o Options) *Counter {
 	for _, p := range o.Ports {
 		c.keep(p) // their connections count even if nobody has been seen listening
 	}
-	c.Note()
+	c.SampleArrivals()
 	return c
 }
 
@@ -179,9 +179,9 @@ const (
 	history = time.Minute
 )
 
-// Note takes a reading of the arrivals counter, if it is time for one. It is meant to be called whenever
+// SampleArrivals takes a reading of the arrivals counter, if it is time for one. It is meant to be called whenever
 // drainit is awake anyway, as for a readiness probe, and wakes nobody by itself.
-func (c *Counter) Note() {
+func (c *Counter) SampleArrivals() {
 	if !c.mu.TryLock() {
 		return // the tables are being read: a probe's answer doesn't wait for that
 	}
@@ -243,8 +243,8 @@ func (c *Counter) age(now time.Time) time.Duration {
 	return max(firstPace, now.Sub(c.born))
 }
 
-// Slow drops Watch to one look per second, for when there is nothing left to decide.
-func (c *Counter) Slow() { c.slow.Store(true) }
+// Relax drops Watch to one look per second, for when there is nothing left to decide.
+func (c *Counter) Relax() { c.slow.Store(true) }
 
 func (c *Counter) slowed() bool { return c.slow.Load() }
 

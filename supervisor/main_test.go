@@ -25,7 +25,7 @@ const outVar = "SUPERVISOR_TEST_OUT"
 
 func TestMain(m *testing.M) {
 	if os.Args[0] == Trampoline {
-		os.Exit(Jump(os.Args[1:]))
+		os.Exit(ExecChild(os.Args[1:]))
 	}
 	switch role := os.Getenv(roleVar); role {
 	case "", "alone":
@@ -171,7 +171,7 @@ func begin(t *testing.T, role string, group, watched bool, argv ...string) *star
 			s.lines <- in.Text()
 		}
 	}()
-	t.Cleanup(func() { p.SignalRest(unix.SIGKILL) })
+	t.Cleanup(func() { p.SignalOthers(unix.SIGKILL) })
 	return s
 }
 

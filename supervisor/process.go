@@ -61,9 +61,9 @@ func shellArgs(file string, argv []string) []string {
 // the child knows its PID before it runs.
 const Trampoline = "drainit: starting the child"
 
-// Jump is the trampoline: args are the file to execute and its arguments. It
+// ExecChild is the trampoline: args are the file to execute and its arguments. It
 // returns, with an exit code, only if that fails.
-func Jump(args []string) int {
+func ExecChild(args []string) int {
 	file, argv := args[0], args[1:]
 	env := append(os.Environ(), "WATCHDOG_PID="+strconv.Itoa(os.Getpid()))
 	err := syscall.Exec(file, argv, env)
@@ -124,12 +124,12 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return err
 }
 
-// SignalRest sends sig to every process that is left. As PID 1 that is
+// SignalOthers sends sig to every process that is left. As PID 1 that is
 // everything in the PID namespace but drainit itself, in one call that no fork
 // can slip through. Otherwise it is drainit's own descendants and never a
 // neighbour; a fork may slip through there, and is met when its parent's end
 // brings it to the subreaper.
-func (p *Process) SignalRest(sig unix.Signal) {
+func (p *Process) SignalOthers(sig unix.Signal) {
 	if p.init {
 		unix.Kill(-1, sig)
 		return
@@ -145,8 +145,8 @@ func (p *Process) SignalRest(sig unix.Signal) {
 	}
 }
 
-// Left counts the living processes SignalRest would reach, or returns -1.
-func (p *Process) Left() int {
+// CountOthers counts the living processes SignalOthers would reach, or returns -1.
+func (p *Process) CountOthers() int {
 	pids, err := descendants(os.Getpid())
 	if err != nil {
 		return -1

@@ -82,7 +82,7 @@ func TestSignalReachesTheChildAlone(t *testing.T) {
 	}
 	c.expect(t, "child SIGUSR1")
 	// What comes next would be the grandchild's SIGUSR1, had there been one.
-	c.SignalRest(unix.SIGUSR2)
+	c.SignalOthers(unix.SIGUSR2)
 	c.expect(t, "child SIGUSR2", "grandchild SIGUSR2")
 }
 
@@ -105,12 +105,12 @@ func TestSignalRestReachesWhoLeftTheSession(t *testing.T) {
 	}
 	c := begin(t, "signals and a child", false, false, os.Args[0])
 	c.expect(t, "child ready", "grandchild ready")
-	if got := c.Left(); got != 2 {
+	if got := c.CountOthers(); got != 2 {
 		t.Errorf("%d processes left, want 2", got)
 	}
-	c.SignalRest(unix.SIGUSR1)
+	c.SignalOthers(unix.SIGUSR1)
 	c.expect(t, "child SIGUSR1", "grandchild SIGUSR1")
-	c.SignalRest(unix.SIGTERM)
+	c.SignalOthers(unix.SIGTERM)
 	c.expect(t, "child SIGTERM", "grandchild SIGTERM")
 	if got := c.next(t); got != "the end" {
 		t.Errorf("heard %q, want the end", got)
@@ -146,7 +146,7 @@ func TestDescendantsWithAnyName(t *testing.T) {
 		if got, err := descendants(os.Getpid()); err != nil || len(got) > 0 {
 			t.Errorf("%q: descendants %v, %v after its end; want none", name, got, err)
 		}
-		if got := c.Left(); got != 0 {
+		if got := c.CountOthers(); got != 0 {
 			t.Errorf("%q: %d left after its end, want 0", name, got)
 		}
 		c.wait(t)

@@ -56,7 +56,7 @@ func (l *loop) tell() {
 			return // transition has told
 		}
 	}
-	a := health.Answer{Ready: l.phase == Ready, Started: l.started, Dead: l.dead, Reason: l.phase.String()}
+	a := health.Answer{Ready: l.phase == Ready, Started: l.started, WatchdogMissed: l.dead, Reason: l.phase.String()}
 	switch {
 	case l.phase >= Draining:
 		a.Started = true

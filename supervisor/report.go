@@ -199,7 +199,7 @@ func (l *loop) status() health.Status {
 	s := health.Status{
 		Phase: l.phase.String(), Since: l.since, PID: os.Getpid(), ChildPID: l.System.PID(),
 		Started: l.start, Uptime: now.Sub(l.start).Seconds(),
-		Ready: a.Ready, Held: l.held, Text: l.text, Alive: !a.Dead,
+		Ready: a.Ready, Drained: l.held, Text: l.text, Alive: !a.WatchdogMissed,
 		Signals: make(map[string]health.Count), Reaped: l.reaped, Config: maps.Clone(l.Config),
 		Phases: make(map[string]float64),
 	}
@@ -220,8 +220,8 @@ func (l *loop) status() health.Status {
 	if l.LogDropped != nil {
 		s.Dropped = l.LogDropped()
 	}
-	if l.Refused != nil {
-		refused := l.Refused()
+	if l.NotifyRefusals != nil {
+		refused := l.NotifyRefusals()
 		s.Notify = &refused
 	}
 	if !l.t0.IsZero() {

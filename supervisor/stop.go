@@ -86,8 +86,8 @@ func (l *loop) begin(by string) {
 		l.unwatch = make(chan struct{})
 		l.verdicts = l.Clients.Watch(l.unwatch, l.Until)
 	}
-	if l.Began != nil {
-		l.Began()
+	if l.OnStop != nil {
+		l.OnStop()
 	}
 	t := l.Timeline
 	l.Log.Info("stop asked for: not ready, still serving", "by", by,
@@ -156,7 +156,7 @@ func (l *loop) pass(sig unix.Signal) {
 		return
 	}
 	// The child has gone by itself; the budget runs for what it left behind.
-	l.System.SignalRest(to)
+	l.System.SignalOthers(to)
 	if slices.Contains(l.StopOn, sig) && !l.orphanBy.IsZero() {
 		l.orphanBy = earlier(l.orphanBy, time.Now().Add(l.Timeline.KillAfter()))
 	}
@@ -277,7 +277,7 @@ func (l *loop) forward(why string) {
 		l.send(unix.SIGCONT)
 	}
 	if l.Clients != nil {
-		l.Clients.Slow()
+		l.Clients.Relax()
 	}
 	attrs := []any{"signal", SignalName(sig), "why", why, "after", round(now.Sub(l.t0))}
 	l.Log.Info("stop signal forwarded", append(attrs, l.present(l.atSignal)...)...)
@@ -286,8 +286,8 @@ func (l *loop) forward(why string) {
 // kill ends everything that is left.
 func (l *loop) kill(now time.Time) {
 	l.killed = now
-	l.killedLeft = l.System.Left()
-	l.System.SignalRest(unix.SIGKILL)
+	l.killedLeft = l.System.CountOthers()
+	l.System.SignalOthers(unix.SIGKILL)
 	if !l.exited {
 		// Also where the rest can't be listed.
 		l.send(unix.SIGKILL)

@@ -43,10 +43,10 @@ type System interface {
 	// Signal sends sig to the child, or to its process group if that is the
 	// scope. A child that is gone is no error.
 	Signal(sig unix.Signal) error
-	// SignalRest sends sig to every process that is left but drainit itself.
-	SignalRest(sig unix.Signal)
-	// Left counts these processes, or is negative if it can't.
-	Left() int
+	// SignalOthers sends sig to every process that is left but drainit itself.
+	SignalOthers(sig unix.Signal)
+	// CountOthers counts these processes, or is negative if it can't.
+	CountOthers() int
 	// Reap collects exits, appending to its argument.
 	Reap([]reaper.Exit) ([]reaper.Exit, reaper.State)
 	// Terminal says whether the child was given a terminal's foreground.
@@ -62,38 +62,38 @@ type System interface {
 type Clients interface {
 	// Watch reports until done is closed, and then closes the channel.
 	Watch(done <-chan struct{}, until sockets.Until) <-chan sockets.Verdict
-	// Slow makes it look rarely: the signal has been forwarded.
-	Slow()
+	// Relax makes it look rarely: the signal has been forwarded.
+	Relax()
 }
 
 // Options is one run. Channels may be nil where nothing will ever come.
 type Options struct {
-	Timeline    Timeline
-	Until       sockets.Until               // sockets.Window needs no Clients
-	StopOn      []unix.Signal               // signals that begin a stop
-	StopSignal  unix.Signal                 // what the child is sent; 0: the one received
-	DrainSignal unix.Signal                 // sent at t0; 0: none
-	Group       bool                        // signals go to the child's whole process group; for the words
-	SignalMap   map[unix.Signal]unix.Signal // rewriting of forwarded signals; 0: not forwarded
-	ExitCodes   map[int]int                 // remapping of the child's code
-	NotifyReady bool                        // ready is what READY=1 says
-	Watchdog    time.Duration               // longest silence between two WATCHDOG=1; 0: none
-	Config      map[string]string           // for /statusz
-	LogDropped  func() uint64               // for /statusz; may be nil
-	Refused     func() health.Notify        // of the notify socket; may be nil
-	OOMKills    func() (uint64, error)      // the cgroup's counter; may be nil
+	Timeline       Timeline
+	Until          sockets.Until               // sockets.Window needs no Clients
+	StopOn         []unix.Signal               // signals that begin a stop
+	StopSignal     unix.Signal                 // what the child is sent; 0: the one received
+	DrainSignal    unix.Signal                 // sent at t0; 0: none
+	Group          bool                        // signals go to the child's whole process group; for the words
+	SignalMap      map[unix.Signal]unix.Signal // rewriting of forwarded signals; 0: not forwarded
+	ExitCodes      map[int]int                 // remapping of the child's code
+	NotifyReady    bool                        // ready is what READY=1 says
+	Watchdog       time.Duration               // longest silence between two WATCHDOG=1; 0: none
+	Config         map[string]string           // for /statusz
+	LogDropped     func() uint64               // for /statusz; may be nil
+	NotifyRefusals func() health.Notify        // of the notify socket; may be nil
+	OOMKills       func() (uint64, error)      // the cgroup's counter; may be nil
 
-	Signals   <-chan unix.Signal
-	Children  <-chan struct{} // SIGCHLD: capacity 1, edges may merge
-	Readiness <-chan health.Result
-	Notices   <-chan notify.Message
-	Asks      <-chan chan<- health.Status
-	Clients   Clients
-	System    System
-	Gate      *health.Gate
-	Upstream  Upstream // may be nil
-	Began     func()   // called once, at t0; may be nil
-	Log       *slog.Logger
+	Signals        <-chan unix.Signal
+	Children       <-chan struct{} // SIGCHLD: capacity 1, edges may merge
+	Readiness      <-chan health.Result
+	Notifications  <-chan notify.Message
+	StatusRequests <-chan chan<- health.Status
+	Clients        Clients
+	System         System
+	Gate           *health.Gate
+	Upstream       Upstream // may be nil
+	OnStop         func()   // called once, at t0; may be nil
+	Log            *slog.Logger
 }
 
 // Upstream is the service manager drainit itself runs under.
@@ -120,8 +120,8 @@ func (t Timeline) ForwardAfter() time.Duration { return t.KillAfter() - t.Reserv
 
 // Outcome is how a run ended.
 type Outcome struct {
-	Code  int    // to exit with
-	Words string // one line for whoever asks why, at most 4096 bytes
+	Code      int    // to exit with
+	LastWords string // one line for whoever asks why, at most 4096 bytes
 }
 
 // loop is the state of a run. Only Run's goroutine touches it.
@@ -204,7 +204,7 @@ func (l *loop) end() (o Outcome) {
 		}
 	}()
 	o.Code = l.code()
-	o.Words = l.outcome(o.Code)
+	o.LastWords = l.outcome(o.Code)
 	return o
 }
 
@@ -247,11 +247,11 @@ func (l *loop) step() (done bool) {
 	case <-l.timer.C:
 	case r := <-l.Readiness:
 		l.checkedBy(r)
-	case m := <-l.Notices:
+	case m := <-l.Notifications:
 		l.notice(m)
 	case v, ok := <-l.verdicts:
 		l.counted(v, ok)
-	case ask := <-l.Asks:
+	case ask := <-l.StatusRequests:
 		ask <- l.status() // has room for one
 	}
 	l.expire(time.Now())
@@ -402,7 +402,7 @@ func (l *loop) reap() {
 	}
 	if l.phase == Killing && !l.none && len(l.exits) > 0 {
 		// Orphans of the dead have come to us, or were forked meanwhile.
-		l.System.SignalRest(unix.SIGKILL)
+		l.System.SignalOthers(unix.SIGKILL)
 	}
 }
 
@@ -427,7 +427,7 @@ func (l *loop) leave() {
 		l.orphanBy = earlier(l.orphanBy, l.killAt())
 	}
 	l.Log.Debug("the child has left processes behind", "signal", SignalName(l.stopSignal()))
-	l.System.SignalRest(l.stopSignal())
+	l.System.SignalOthers(l.stopSignal())
 }
 
 // jobControl follows the child into a stop from the terminal and out of it.

@@ -608,7 +608,7 @@ func TestStatus(t *testing.T) {
 		o.Until = sockets.Idle
 		o.Config = map[string]string{"DRAINIT_GRACE_PERIOD": "30s"}
 		o.LogDropped = func() uint64 { return 4 }
-		o.Refused = func() health.Notify { return health.Notify{Malformed: 5, Foreign: 6} }
+		o.NotifyRefusals = func() health.Notify { return health.Notify{Malformed: 5, Foreign: 6} }
 		check := func(what string, got, want any) {
 			t.Helper()
 			if fmt.Sprint(got) != fmt.Sprint(want) {
@@ -643,7 +643,7 @@ func TestStatus(t *testing.T) {
 			{2 * s, ready},
 			{3 * s, look("ready", func(got health.Status) { check("since", got.Since, w.start.Add(2*s)) })},
 			{4 * s, SigDrain},
-			{5 * s, look("unready", func(got health.Status) { check("held", got.Held, true) })},
+			{5 * s, look("unready", func(got health.Status) { check("held", got.Drained, true) })},
 			{6 * s, SigUndrain},
 			{6 * s, unix.SIGHUP},
 			{7 * s, notify.Message{HasStatus: true, Status: "fine"}},
@@ -727,7 +727,7 @@ func TestWords(t *testing.T) {
 				if c.options != nil {
 					c.options(&w.options)
 				}
-				got := w.run(c.acts).Words
+				got := w.run(c.acts).LastWords
 				for _, want := range c.want {
 					if !strings.Contains(got, want) {
 						t.Errorf("got %q, want %q in it", got, want)
@@ -747,7 +747,7 @@ func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(setup{child: process{after: 2 * s}})
 		began := 0
-		w.options.Began = func() { began++ }
+		w.options.OnStop = func() { began++ }
 		w.options.Until = sockets.Quiet
 		go w.perform([]act{termAtOnce, {2 * s, term}, {7 * s, met}})
 		o := Run(w.options)

@@ -96,7 +96,7 @@ func newWorld(s setup) *world {
 	}
 	w.options = Options{
 		Timeline: budget, Until: sockets.Window, StopOn: []unix.Signal{unix.SIGTERM, unix.SIGINT},
-		Signals: w.signals, Children: w.children, Readiness: w.readiness, Notices: w.notices, Asks: w.asks,
+		Signals: w.signals, Children: w.children, Readiness: w.readiness, Notifications: w.notices, StatusRequests: w.asks,
 		System: w, Clients: w, Gate: new(health.Gate), Log: slog.New(slog.DiscardHandler),
 	}
 	return w
@@ -138,8 +138,8 @@ func (w *world) look() {
 	was, is := w.was, w.options.Gate.Get()
 	w.was = is
 	switch {
-	case w.livez && is.Dead != was.Dead:
-		w.note("%s", map[bool]string{true: "dead", false: "alive"}[is.Dead])
+	case w.livez && is.WatchdogMissed != was.WatchdogMissed:
+		w.note("%s", map[bool]string{true: "dead", false: "alive"}[is.WatchdogMissed])
 	case !w.livez && is.Ready != was.Ready:
 		w.note("%s", map[bool]string{true: "ready", false: "not ready"}[is.Ready])
 	}
@@ -251,7 +251,7 @@ func (w *world) hold(sig unix.Signal) {
 	}
 }
 
-func (w *world) SignalRest(sig unix.Signal) {
+func (w *world) SignalOthers(sig unix.Signal) {
 	w.note("%s to the rest", SignalName(sig))
 	w.hold(sig)
 	w.mu.Lock()
@@ -262,7 +262,7 @@ func (w *world) SignalRest(sig unix.Signal) {
 	}
 }
 
-func (w *world) Left() int {
+func (w *world) CountOthers() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.alive)
@@ -315,7 +315,7 @@ func (w *world) Watch(done <-chan struct{}, until sockets.Until) <-chan sockets.
 	return out
 }
 
-func (w *world) Slow() { w.note("watch rarely") }
+func (w *world) Relax() { w.note("watch rarely") }
 
 // gone makes the watcher give up.
 const gone = "the watcher ends here"
