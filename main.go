@@ -216,7 +216,10 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 
 	health.ReleaseMemory() // of what reading the configuration took
 	outcome := supervisor.Run(r.options(supervisor.Options{
-		Signals: signals, Children: children, Readiness: readiness, Notifications: notices, StatusRequests: asks,
+		Inputs: supervisor.Inputs{
+			Signals: signals, Children: children, Readiness: readiness,
+			Notifications: notices, StatusRequests: asks,
+		},
 		System: child, OnStop: stopChecking,
 	}))
 	child.Release()

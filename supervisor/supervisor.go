@@ -66,34 +66,46 @@ type Clients interface {
 	Relax()
 }
 
-// Options is one run. Channels may be nil where nothing will ever come.
-type Options struct {
-	Timeline       Timeline
-	Until          sockets.Until               // sockets.Window needs no Clients
-	StopOn         []unix.Signal               // signals that begin a stop
-	StopSignal     unix.Signal                 // what the child is sent; 0: the one received
-	DrainSignal    unix.Signal                 // sent at t0; 0: none
-	Group          bool                        // signals go to the child's whole process group; for the words
-	SignalMap      map[unix.Signal]unix.Signal // rewriting of forwarded signals; 0: not forwarded
-	ExitCodes      map[int]int                 // remapping of the child's code
-	NotifyReady    bool                        // ready is what READY=1 says
-	Watchdog       time.Duration               // longest silence between two WATCHDOG=1; 0: none
-	Config         map[string]string           // for /statusz
-	LogDropped     func() uint64               // for /statusz; may be nil
-	NotifyRefusals func() health.Notify        // of the notify socket; may be nil
-	OOMKills       func() (uint64, error)      // the cgroup's counter; may be nil
+// Policy is what the configuration says about a run.
+type Policy struct {
+	Timeline    Timeline
+	Until       sockets.Until               // what a stop waits for besides the window
+	StopOn      []unix.Signal               // signals that begin a stop
+	StopSignal  unix.Signal                 // what the child is sent; 0: the one received
+	DrainSignal unix.Signal                 // sent at t0; 0: none
+	Group       bool                        // signals go to the child's whole process group
+	SignalMap   map[unix.Signal]unix.Signal // rewrites other signals; 0: not forwarded
+	ExitCodes   map[int]int                 // remaps the child's exit code
+	NotifyReady bool                        // READY=1 decides readiness, not the check
+	Watchdog    time.Duration               // longest interval between two WATCHDOG=1; 0: none
+}
 
+// Inputs are the events a run reacts to. A nil channel never delivers any.
+type Inputs struct {
 	Signals        <-chan unix.Signal
 	Children       <-chan struct{} // SIGCHLD: capacity 1, edges may merge
 	Readiness      <-chan health.Result
 	Notifications  <-chan notify.Message
 	StatusRequests <-chan chan<- health.Status
-	Clients        Clients
-	System         System
-	Gate           *health.Gate
-	Upstream       Upstream // may be nil
-	OnStop         func()   // called once, at t0; may be nil
-	Log            *slog.Logger
+}
+
+// Options is everything one run needs.
+type Options struct {
+	Policy
+	Inputs
+
+	System   System
+	Clients  Clients // may be nil with sockets.Window
+	Gate     *health.Gate
+	Upstream Upstream // may be nil
+	OnStop   func()   // called once, at t0; may be nil
+	Log      *slog.Logger
+
+	// What /statusz and the last words report besides. All may be nil.
+	Config         map[string]string
+	LogDropped     func() uint64
+	NotifyRefusals func() health.Notify
+	OOMKills       func() (uint64, error) // the cgroup's counter
 }
 
 // Upstream is the service manager drainit itself runs under.

@@ -95,8 +95,9 @@ func newWorld(s setup) *world {
 		w.alive[childPID+1+i] = o
 	}
 	w.options = Options{
-		Timeline: budget, Until: sockets.Window, StopOn: []unix.Signal{unix.SIGTERM, unix.SIGINT},
-		Signals: w.signals, Children: w.children, Readiness: w.readiness, Notifications: w.notices, StatusRequests: w.asks,
+		Policy: Policy{Timeline: budget, Until: sockets.Window, StopOn: []unix.Signal{unix.SIGTERM, unix.SIGINT}},
+		Inputs: Inputs{Signals: w.signals, Children: w.children, Readiness: w.readiness,
+			Notifications: w.notices, StatusRequests: w.asks},
 		System: w, Clients: w, Gate: new(health.Gate), Log: slog.New(slog.DiscardHandler),
 	}
 	return w
