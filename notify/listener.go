@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/drainit/drainit/internal/proc"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,7 +63,7 @@ func ListenIn(dir string, pid int) (*Listener, error) {
 
 func listen(prefix string, pid int) (*Listener, error) {
 	if pid != 1 {
-		if err := checkProc(); err != nil {
+		if err := proc.Check(); err != nil {
 			return nil, fmt.Errorf("tell own processes from others: %w", err)
 		}
 	}
@@ -273,7 +274,7 @@ func (l *Listener) ours(pid int) error {
 	case l.pid == 1:
 		return nil
 	}
-	return descends(pid, l.pid, parentOf)
+	return proc.Descends(pid, l.pid)
 }
 
 // parseControl returns the sender's PID (0 if the kernel has none for it in this

@@ -6,9 +6,9 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"syscall"
 
+	"github.com/drainit/drainit/internal/proc"
 	"github.com/drainit/drainit/reaper"
 	"golang.org/x/sys/unix"
 )
@@ -134,24 +134,24 @@ func (p *Process) SignalOthers(sig unix.Signal) {
 		unix.Kill(-1, sig)
 		return
 	}
-	pids, err := descendants(os.Getpid())
+	found, err := proc.Descendants(os.Getpid())
 	if err != nil {
 		// /proc is hidden: the child's group is what is known.
 		unix.Kill(-p.pid, sig)
 		return
 	}
-	for _, pid := range pids {
-		unix.Kill(pid, sig)
+	for _, d := range found {
+		unix.Kill(d.PID, sig)
 	}
 }
 
 // CountOthers counts the living processes SignalOthers would reach, or returns -1.
 func (p *Process) CountOthers() int {
-	pids, err := descendants(os.Getpid())
+	found, err := proc.Descendants(os.Getpid())
 	if err != nil {
 		return -1
 	}
-	return len(pids)
+	return len(found)
 }
 
 // Reap collects exits.
@@ -200,60 +200,4 @@ func (p *Process) Release() {
 	unix.PthreadSigmask(unix.SIG_BLOCK, &set, &old)
 	unix.IoctlSetPointerInt(p.tty, unix.TIOCSPGRP, unix.Getpgrp())
 	unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
-}
-
-// descendants lists the living processes that descend from root, without it.
-// It reads /proc, which is a moment and not an instant: call again after exits.
-func descendants(root int) ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	parents := make(map[int]int)
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if ppid, ok := parent(pid); ok {
-			parents[pid] = ppid
-		}
-	}
-	if _, ok := parents[root]; !ok {
-		return nil, errors.New("/proc does not show this process")
-	}
-	var all []int
-	for pid := range parents {
-		// Bounded, since a PID reused while we read could close a circle.
-		p := parents[pid]
-		for range len(parents) {
-			if p == root {
-				all = append(all, pid)
-			}
-			if p == root || p == 0 {
-				break
-			}
-			p = parents[p]
-		}
-	}
-	return all, nil
-}
-
-// parent reads a living process's parent from /proc/PID/stat (proc(5)): the
-// second field, the command, is in parentheses and may hold any byte.
-func parent(pid int) (int, bool) {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, false
-	}
-	end := strings.LastIndex(string(stat), ") ")
-	if end < 0 {
-		return 0, false
-	}
-	fields := strings.Fields(string(stat[end+2:]))
-	if len(fields) < 2 || fields[0] == "Z" || fields[0] == "X" {
-		return 0, false
-	}
-	ppid, err := strconv.Atoi(fields[1])
-	return ppid, err == nil
 }

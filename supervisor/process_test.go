@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/drainit/drainit/internal/proc"
 	"golang.org/x/sys/unix"
 )
 
@@ -134,8 +135,8 @@ func TestDescendantsWithAnyName(t *testing.T) {
 		}
 		c := begin(t, "signals", false, false, link)
 		c.expect(t, "child ready")
-		got, err := descendants(os.Getpid())
-		if err != nil || !slices.Equal(got, []int{c.PID()}) {
+		got, err := proc.Descendants(os.Getpid())
+		if err != nil || len(got) != 1 || got[0].PID != c.PID() {
 			t.Errorf("%q: descendants %v, %v; want %d", name, got, err, c.PID())
 		}
 		c.Signal(unix.SIGKILL)
@@ -143,7 +144,7 @@ func TestDescendantsWithAnyName(t *testing.T) {
 		}
 		// A zombie: it is there, but nobody to signal or to wait for.
 		unix.Waitid(unix.P_PID, c.PID(), nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if got, err := descendants(os.Getpid()); err != nil || len(got) > 0 {
+		if got, err := proc.Descendants(os.Getpid()); err != nil || len(got) > 0 {
 			t.Errorf("%q: descendants %v, %v after its end; want none", name, got, err)
 		}
 		if got := c.CountOthers(); got != 0 {
@@ -159,14 +160,14 @@ func TestDescendantsAreNobodyElses(t *testing.T) {
 	}
 	c := begin(t, "signals and a child", false, false, os.Args[0])
 	c.expect(t, "child ready", "grandchild ready")
-	got, err := descendants(c.PID())
-	if err != nil || len(got) != 1 || got[0] == c.PID() {
+	got, err := proc.Descendants(c.PID())
+	if err != nil || len(got) != 1 || got[0].PID == c.PID() {
 		t.Errorf("the child's descendants are %v, %v; want the grandchild alone", got, err)
 	}
-	if got, err := descendants(got[0]); err != nil || len(got) != 0 {
+	if got, err := proc.Descendants(got[0].PID); err != nil || len(got) != 0 {
 		t.Errorf("the grandchild's descendants are %v, %v; want none", got, err)
 	}
-	if got, err := descendants(1 << 22); err == nil {
+	if got, err := proc.Descendants(1 << 22); err == nil {
 		t.Errorf("descendants of nobody are %v, want an error", got)
 	}
 }

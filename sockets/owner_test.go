@@ -88,7 +88,7 @@ func TestSplit(t *testing.T) {
 	}{
 		{"by cgroup", owner{own: 8099}, id(7), []uint16{80}, true},
 		{"explicit ports win", owner{own: 8099, ports: []uint16{15001, 1}}, id(7), []uint16{15001}, true},
-		{"descendants' in the root cgroup", owner{own: 8099, inodes: map[uint32]verdict{80: ours}}, id(1), []uint16{80}, true},
+		{"descendants' in the root cgroup", owner{own: 8099, inodes: map[uint32]ownership{80: ours}}, id(1), []uint16{80}, true},
 		{"all, where nothing tells", owner{own: 8099, unsure: true}, nil, []uint16{80, 15001}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/drainit/drainit/internal/proc"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,15 +37,15 @@ type owner struct {
 	cgroup uint64 // drainit's own, 0 if unknown
 	asked  bool   // for the cgroup
 
-	inodes  map[uint32]verdict
+	inodes  map[uint32]ownership
 	scanned time.Time
 	unsure  bool // neighbours can't be told apart
 }
 
-type verdict uint8
+type ownership uint8
 
 const (
-	theirs verdict = iota + 1
+	theirs ownership = iota + 1
 	ours
 )
 
@@ -81,7 +82,7 @@ func (o *owner) held(all []listener) []listener {
 	if slices.ContainsFunc(all, missing) && time.Since(o.scanned) >= rescan {
 		inodes, complete := descendantSockets(os.Getpid())
 		o.scanned, o.unsure = time.Now(), !complete // a neighbour may be among those kept
-		o.inodes = map[uint32]verdict{}
+		o.inodes = map[uint32]ownership{}
 		for _, l := range all {
 			_, found := inodes[l.inode]
 			switch {
@@ -99,36 +100,20 @@ func (o *owner) held(all []listener) []listener {
 	return slices.DeleteFunc(all, missing)
 }
 
-// descendantSockets returns the inodes of all sockets that descendants of a process hold. complete is false
-// if one of them doesn't let itself be looked at, for being of another user.
+// descendantSockets returns the inodes of all sockets that descendants of a
+// process hold. complete is false if the descriptors of one of them can't be
+// read, as those of another user's process.
 func descendantSockets(root int) (inodes map[uint32]struct{}, complete bool) {
-	parents := map[int]int{}
-	var stat []byte
-	for pid := range numbers("/proc") {
-		var err error
-		if stat, err = readFile("/proc/"+strconv.Itoa(pid)+"/stat", stat); err != nil {
-			continue // gone
-		}
-		if parent, ok := parentOf(stat); ok {
-			parents[pid] = parent
-		}
+	inodes = map[uint32]struct{}{}
+	found, err := proc.Descendants(root)
+	if err != nil {
+		return inodes, false
 	}
-	inodes, complete = map[uint32]struct{}{}, len(parents) > 0
-	for pid := range parents {
-		if !descends(parents, pid, root) {
-			continue
-		}
-		dir := "/proc/" + strconv.Itoa(pid) + "/fd"
-		d, err := os.Open(dir)
-		if err != nil {
-			if !gone(err) {
-				complete = false
-			}
-			continue
-		}
-		names, err := d.Readdirnames(-1)
-		d.Close()
-		if err != nil && !gone(err) {
+	complete = true
+	for _, p := range found {
+		dir := "/proc/" + strconv.Itoa(p.PID) + "/fd"
+		names, err := readNames(dir)
+		if err != nil && !processGone(err) {
 			complete = false
 		}
 		for _, name := range names {
@@ -140,49 +125,18 @@ func descendantSockets(root int) (inodes map[uint32]struct{}, complete bool) {
 	return inodes, complete
 }
 
-// gone reports whether a process was there no more.
-func gone(err error) bool { return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) }
-
-// numbers yields the names in a directory that are numbers.
-func numbers(dir string) func(func(int) bool) {
-	return func(yield func(int) bool) {
-		d, err := os.Open(dir)
-		if err != nil {
-			return
-		}
-		defer d.Close()
-		names, _ := d.Readdirnames(-1)
-		for _, name := range names {
-			if n, err := strconv.Atoi(name); err == nil && !yield(n) {
-				return
-			}
-		}
+func readNames(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
 	}
+	defer d.Close()
+	return d.Readdirnames(-1)
 }
 
-func descends(parents map[int]int, pid, root int) bool {
-	for range len(parents) {
-		pid = parents[pid]
-		if pid == root {
-			return true
-		}
-		if pid == 0 {
-			return false
-		}
-	}
-	return false
-}
-
-// parentOf finds the parent in the text of /proc/<pid>/stat; the name before it may contain anything.
-func parentOf(stat []byte) (int, bool) {
-	i := bytes.LastIndexByte(stat, ')')
-	if i < 0 {
-		return 0, false
-	}
-	_, rest := field(stat[i+1:])
-	parent, _ := field(rest)
-	n, ok := number(parent, 10)
-	return int(n), ok
+// processGone reports whether err means that a process has ended meanwhile.
+func processGone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
 }
 
 func socketInode(link string) (uint32, bool) {
