@@ -101,7 +101,8 @@ func supervise(command []string) int {
 	if _, err := supervisor.Lookup(command[0]); err != nil {
 		return giveStart(stderr, config.TerminationLog.value, command[0], err)
 	}
-	r := &runner{config: config, log: log, stderr: stderr, gate: new(health.Gate)}
+	r := &runner{config: config, log: log, stderr: stderr, gate: new(health.Gate),
+		asks: make(chan chan<- health.Status)}
 	if err := r.listen(); err != nil {
 		return give(stderr, config.TerminationLog.value, err.Error(), "", codeError)
 	}
@@ -123,6 +124,7 @@ type runner struct {
 	notify   *notify.Listener // nil if there is none
 	upstream supervisor.Upstream
 	counter  *sockets.Counter
+	asks     chan chan<- health.Status
 	dials    atomic.Uint64 // the readiness check's own connections
 }
 
@@ -130,11 +132,14 @@ type runner struct {
 // moment on.
 func (r *runner) listen() error {
 	if addr := r.config.HealthAddr.value; addr != "off" {
-		s, err := health.Listen(addr)
+		s, err := health.Listen(health.Options{
+			Addr: addr, Gate: r.gate, Log: r.log,
+			Status: func(ctx context.Context) (health.Status, error) { return ask(ctx, r.asks) },
+			Probed: func() { r.counter.SampleArrivals() },
+		})
 		if err != nil {
 			return &problem{"DRAINIT_HEALTH_ADDR", addr, "can't listen there: " + err.Error(), "free the port, or set another, or off"}
 		}
-		s.Gate = r.gate
 		r.server = s
 	}
 	options := sockets.Options{Ports: r.config.Ports.ports, Log: r.log, Dials: r.dials.Load}
@@ -196,7 +201,6 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 
 	readiness := make(chan health.Result)
 	notices := make(chan notify.Message)
-	asks := make(chan chan<- health.Status)
 	checking, stopChecking := context.WithCancel(context.Background())
 	defer stopChecking()
 	r.background("readiness check", func() { r.check(checking, readiness) })
@@ -204,8 +208,6 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 		r.background("notify", func() { r.notify.Serve(notices) })
 	}
 	if r.server != nil {
-		r.server.Probed = r.counter.SampleArrivals
-		r.server.Status = func(ctx context.Context) (health.Status, error) { return ask(ctx, asks) }
 		r.background("health", func() {
 			if err := r.server.Serve(); err != nil {
 				r.log.Error("readiness is no longer answered", "error", err)
@@ -218,7 +220,7 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 	outcome := supervisor.Run(r.options(supervisor.Options{
 		Inputs: supervisor.Inputs{
 			Signals: signals, Children: children, Readiness: readiness,
-			Notifications: notices, StatusRequests: asks,
+			Notifications: notices, StatusRequests: r.asks,
 		},
 		System: child, OnStop: stopChecking,
 	}))

@@ -77,7 +77,6 @@ func (p *port) serve(answer func(*conn)) error {
 		pause = 0
 		go func() { // ends with the deadline of the connection, or with close
 			defer func() {
-				recover() // a bug costs one probe
 				p.remove(c)
 				<-p.slots
 			}()

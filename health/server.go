@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"log/slog"
 	"net"
 	"runtime"
 	"runtime/debug"
@@ -38,15 +40,24 @@ func ReleaseMemory() {
 // paths are the ones that count and are counted.
 var paths = []string{"/readyz", "/healthz", "/readiness", "/livez", "/startupz", "/statusz", "/metrics"}
 
-// Server answers probes on one port. Make it with Listen.
-type Server struct {
-	// Gate says what to answer.
+// Options configure a Server.
+type Options struct {
+	// Addr is the host:port to bind; the host is optional.
+	Addr string
+	// Gate holds the answer to the probes.
 	Gate *Gate
-	// Status asks the loop for everything it knows; it may be nil, and may
-	// fail when ctx ends first.
+	// Status returns everything the loop knows. It may be nil, and may fail
+	// if ctx ends first.
 	Status func(ctx context.Context) (Status, error)
-	// Probed is called at each request, if set. It must be quick.
+	// Probed, if set, is called for each request. It must not block.
 	Probed func()
+	// Log receives internal errors. It may be nil.
+	Log *slog.Logger
+}
+
+// Server answers probes on one port. Create it with Listen.
+type Server struct {
+	Options
 
 	port   *port
 	number uint16
@@ -55,28 +66,36 @@ type Server struct {
 	probes []probeCount
 }
 
-// Listen binds addr, a host:port with an optional host. Nothing is answered
-// before Serve.
-func Listen(addr string) (*Server, error) {
+// Listen binds o.Addr. Nothing is answered before Serve.
+func Listen(o Options) (*Server, error) {
 	// No TCP keep-alive: connections here live for one request.
 	config := net.ListenConfig{KeepAlive: -1}
-	ln, err := config.Listen(context.Background(), "tcp", addr)
+	ln, err := config.Listen(context.Background(), "tcp", o.Addr)
 	if err != nil {
 		return nil, err
 	}
 	number := ln.Addr().(*net.TCPAddr).Port
 	p, err := newPort(ln.(*net.TCPListener))
-	return &Server{Gate: new(Gate), port: p, number: uint16(number)}, err
+	return &Server{Options: o, port: p, number: uint16(number)}, err
 }
 
 // Serve answers until Close. It returns nil after Close.
 func (s *Server) Serve() error {
 	return s.port.serve(func(c *conn) {
+		defer s.logPanic()
 		exchange(c, s.answer)
 		if s.closed.Add(1)%trimEvery == 0 {
 			go ReleaseMemory() // ends with the collection
 		}
 	})
+}
+
+// logPanic recovers and logs a panic, so that a bug costs one probe.
+func (s *Server) logPanic() {
+	if p := recover(); p != nil && s.Log != nil {
+		s.Log.Error("internal error, please report it", "in", "health",
+			"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
 }
 
 // Close stops answering, at once.

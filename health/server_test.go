@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -42,7 +44,7 @@ func TestAnswers(t *testing.T) {
 		"stopping":                {no, ok, ok},
 		"watchdog missed":         {ok, no, ok},
 	} {
-		s := &Server{Gate: new(Gate)}
+		s := &Server{Options: Options{Gate: new(Gate)}}
 		s.Gate.Set(states[state])
 		for path, code := range map[string]int{
 			"/readyz": want[0], "/healthz": want[0], "/readiness": want[0], "/livez": want[1], "/startupz": want[2],
@@ -87,7 +89,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestAQueryChangesNothing(t *testing.T) {
-	s := &Server{Gate: new(Gate)}
+	s := &Server{Options: Options{Gate: new(Gate)}}
 	if got, _ := ask(t, s, "GET", "/readyz?ready=1"); got.StatusCode != 503 {
 		t.Errorf("code %d, want 503", got.StatusCode)
 	}
@@ -109,11 +111,17 @@ func listen(t *testing.T) (*Server, string) {
 // listenAnd also calls probed at each request.
 func listenAnd(t *testing.T, probed func()) (*Server, string) {
 	t.Helper()
-	s, err := Listen("127.0.0.1:0")
+	return listenWith(t, Options{Probed: probed})
+}
+
+// listenWith serves on a loopback port with o.
+func listenWith(t *testing.T, o Options) (*Server, string) {
+	t.Helper()
+	o.Addr, o.Gate = "127.0.0.1:0", new(Gate)
+	s, err := Listen(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Probed = probed
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	t.Cleanup(func() {
@@ -284,6 +292,40 @@ func TestABurstOfProbes(t *testing.T) {
 	}
 }
 
+// TestPanicsAreLogged: a bug costs one probe, and is logged with its stack.
+func TestPanicsAreLogged(t *testing.T) {
+	logged := make(logLines, 1)
+	var calls atomic.Int64
+	_, addr := listenWith(t, Options{
+		Log: slog.New(slog.NewTextHandler(logged, nil)),
+		Probed: func() {
+			if calls.Add(1) == 1 {
+				panic("a bug")
+			}
+		},
+	})
+	if code := say(t, dialed(t, addr), probe); code != 0 {
+		t.Errorf("code %d, want none from a handler that panics", code)
+	}
+	if code := say(t, dialed(t, addr), probe); code != 200 {
+		t.Errorf("the next probe: code %d, want 200", code)
+	}
+	line := <-logged
+	for _, want := range []string{"a bug", "server_test.go", "in=health"} {
+		if !strings.Contains(line, want) {
+			t.Errorf("%q is missing in the log:\n%s", want, line)
+		}
+	}
+}
+
+// logLines receives each line written to it.
+type logLines chan string
+
+func (l logLines) Write(line []byte) (int, error) {
+	l <- string(line)
+	return len(line), nil
+}
+
 func TestCloseWithEveryPlaceTaken(t *testing.T) {
 	s, addr := listen(t)
 	for range maxConnections + 5 {
@@ -302,7 +344,7 @@ func TestCloseWithEveryPlaceTaken(t *testing.T) {
 
 func TestAPortThatIsTaken(t *testing.T) {
 	_, addr := listen(t)
-	if s, err := Listen(addr); err == nil {
+	if s, err := Listen(Options{Addr: addr}); err == nil {
 		s.Close()
 		t.Errorf("%s could be bound twice", addr)
 	}
@@ -331,7 +373,7 @@ func reportOf(t *testing.T, s *Server, path, kind string) string {
 const metricsKind = "text/plain; version=0.0.4; charset=utf-8"
 
 func serverWith(st Status) *Server {
-	return &Server{Gate: new(Gate), Status: func(context.Context) (Status, error) { return st, nil }}
+	return &Server{Options: Options{Gate: new(Gate), Status: func(context.Context) (Status, error) { return st, nil }}}
 }
 
 func TestMetrics(t *testing.T) {
@@ -408,7 +450,7 @@ func TestStatusz(t *testing.T) {
 
 // TestAReportWithoutTheLoop: it is 200 also while the loop is too busy.
 func TestAReportWithoutTheLoop(t *testing.T) {
-	s := &Server{Gate: new(Gate), Status: func(context.Context) (Status, error) { return full, errors.New("busy") }}
+	s := &Server{Options: Options{Gate: new(Gate), Status: func(context.Context) (Status, error) { return full, errors.New("busy") }}}
 	if body := reportOf(t, s, "/statusz", "application/json"); !strings.Contains(body, `"phase": "unknown"`) {
 		t.Errorf("got %s, want an unknown phase", body)
 	}
