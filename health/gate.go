@@ -10,10 +10,10 @@ import "sync/atomic"
 
 // Answer is what the probes are told, all of it at one instant.
 type Answer struct {
-	Ready          bool   // /readyz
-	Started        bool   // /startupz: the child has been ready once
-	WatchdogMissed bool   // /livez: a watchdog was missed
-	Reason         string // one line: the phase, and why it is not ready
+	Ready    bool   // /readyz
+	Started  bool   // /startupz: the child has been ready once
+	Reason   string // one line: the phase, and why it is not ready
+	NotAlive string // /livez: one line why it fails; empty while alive
 }
 
 // Gate holds the current Answer. Its zero value is not ready, not started and

@@ -130,10 +130,10 @@ func (s *Server) reply(q request) response {
 	case "/readyz", "/healthz", "/readiness":
 		return verdict(a.Ready, a.Reason)
 	case "/livez":
-		if !a.WatchdogMissed {
+		if a.NotAlive == "" {
 			return verdict(true, "alive")
 		}
-		return verdict(false, "a watchdog was missed")
+		return verdict(false, a.NotAlive)
 	case "/startupz":
 		return verdict(a.Started, a.Reason)
 	case "/statusz", "/metrics":

@@ -30,7 +30,7 @@ var states = map[string]Answer{
 	"draining":                {Started: true, Reason: "draining: stop asked for by SIGTERM"},
 	"draining, UNREADY_DELAY": {Ready: true, Started: true, Reason: "draining: stop asked for by SIGTERM"},
 	"stopping":                {Started: true, Reason: "stopping: stop asked for by SIGTERM"},
-	"watchdog missed":         {Ready: true, Started: true, WatchdogMissed: true, Reason: "ready"},
+	"watchdog missed":         {Ready: true, Started: true, Reason: "ready", NotAlive: "a watchdog was missed"},
 }
 
 func TestAnswers(t *testing.T) {
@@ -97,7 +97,7 @@ func TestAQueryChangesNothing(t *testing.T) {
 
 func TestZeroGateIsNotReadyAndAlive(t *testing.T) {
 	got := new(Gate).Get()
-	if got.Ready || got.Started || got.WatchdogMissed || got.Reason == "" {
+	if got.Ready || got.Started || got.NotAlive != "" || got.Reason == "" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -56,7 +56,10 @@ func (l *loop) tell() {
 			return // transition has told
 		}
 	}
-	a := health.Answer{Ready: l.phase == Ready, Started: l.started, WatchdogMissed: l.dead, Reason: l.phase.String()}
+	a := health.Answer{Ready: l.phase == Ready, Started: l.started, Reason: l.phase.String()}
+	if l.dead {
+		a.NotAlive = "a watchdog was missed"
+	}
 	switch {
 	case l.phase >= Draining:
 		a.Started = true

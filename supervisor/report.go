@@ -199,7 +199,7 @@ func (l *loop) status() health.Status {
 	s := health.Status{
 		Phase: l.phase.String(), Since: l.since, PID: os.Getpid(), ChildPID: l.System.PID(),
 		Started: l.start, Uptime: now.Sub(l.start).Seconds(),
-		Ready: a.Ready, Drained: l.held, Text: l.text, Alive: !a.WatchdogMissed,
+		Ready: a.Ready, Drained: l.held, Text: l.text, Alive: a.NotAlive == "",
 		Signals: make(map[string]health.Count), Reaped: l.reaped, Config: maps.Clone(l.Config),
 		Phases: make(map[string]float64),
 	}

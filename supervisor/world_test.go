@@ -139,8 +139,8 @@ func (w *world) look() {
 	was, is := w.was, w.options.Gate.Get()
 	w.was = is
 	switch {
-	case w.livez && is.WatchdogMissed != was.WatchdogMissed:
-		w.note("%s", map[bool]string{true: "dead", false: "alive"}[is.WatchdogMissed])
+	case w.livez && is.NotAlive != was.NotAlive:
+		w.note("%s", map[bool]string{true: "dead", false: "alive"}[is.NotAlive != ""])
 	case !w.livez && is.Ready != was.Ready:
 		w.note("%s", map[bool]string{true: "ready", false: "not ready"}[is.Ready])
 	}
