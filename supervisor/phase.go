@@ -1,13 +1,15 @@
 package supervisor
 
-// Phase is where a container is in its life. The words are the same in the
-// log, in /statusz and in the metrics.
+import "time"
+
+// Phase is a stage in the life of a container. The log, /statusz and the
+// metrics use the same words for it.
 type Phase int
 
 const (
 	Starting Phase = iota // the child runs and has not been ready yet
-	Ready                 // clients may come
-	Unready               // it was ready; for now clients should stay away
+	Ready                 // traffic may arrive
+	Unready               // it was ready; for now traffic should stay away
 	Draining              // t0 has passed: not ready, still serving
 	Stopping              // the stop signal was forwarded, or the child has exited and others are left
 	Killing               // SIGKILL was sent to everything
@@ -24,17 +26,17 @@ func (p Phase) String() string {
 type event int
 
 const (
-	becameReady   event = iota // the readiness check passes and nobody holds it back
-	becameUnready              // it no longer does, or an operator or the child said so
+	becameReady   event = iota // the check passes, and neither operator nor child declines
+	becameUnready              // the opposite
 	stopAsked                  // the first stop signal, or prestop: t0
 	forwardDue                 // the wait for clients is over
 	childExited                // the main child was reaped
 	killDue                    // kill_at, or ORPHAN_GRACE after the child's exit
 )
 
-// next is the whole state machine. Readiness comes and goes until t0; from
-// there a container only moves forward, so a timer or a check that comes late
-// changes nothing.
+// next returns the phase that follows p on e: the whole state machine.
+// Readiness comes and goes until t0; from there a container only moves forward,
+// so a timer or a check that comes late changes nothing.
 func (p Phase) next(e event) Phase {
 	switch e {
 	case becameReady:
@@ -53,4 +55,27 @@ func (p Phase) next(e event) Phase {
 		return Killing
 	}
 	return p
+}
+
+// phaseTimes records how long a run has spent in each phase.
+type phaseTimes struct {
+	start time.Time // of the run
+	since time.Time // of the current phase
+	spent [len(Phases)]time.Duration
+}
+
+func startTimes(now time.Time) phaseTimes { return phaseTimes{start: now, since: now} }
+
+// leave adds the time in p until now, when the next phase begins.
+func (t *phaseTimes) leave(p Phase, now time.Time) {
+	t.spent[p] += now.Sub(t.since)
+	t.since = now
+}
+
+// in returns how long the run has spent in p, with current as the phase at now.
+func (t *phaseTimes) in(p, current Phase, now time.Time) time.Duration {
+	if p == current {
+		return t.spent[p] + now.Sub(t.since)
+	}
+	return t.spent[p]
 }

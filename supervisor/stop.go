@@ -1,91 +1,41 @@
 package supervisor
 
 import (
-	"fmt"
-	"slices"
 	"time"
 
 	"github.com/drainit/drainit/sockets"
 	"golang.org/x/sys/unix"
 )
 
-// Control signals: how `drainit drain` and its sisters speak to the loop. Real
-// time signals nobody else uses, so that only who may signal drainit may steer
-// it. These four are never forwarded.
-const (
-	SigPrestop unix.Signal = 60
-	SigDrain   unix.Signal = 61
-	SigUndrain unix.Signal = 62
-	SigSkip    unix.Signal = 63
-)
+// stop is one stop, from its first trigger on. Its zero value is no stop.
+type stop struct {
+	at         time.Time // t0
+	by         string    // what asked for it
+	stillReady bool      // UNREADY_DELAY keeps /readyz at 200
+	prestop    bool      // begun by prestop; the signal it announces has not come
+	received   unix.Signal
 
-// reportEvery is how often the log says what a stop waits for.
-const reportEvery = 5 * time.Second
+	extendedUntil time.Time // EXTEND_TIMEOUT_USEC
+	mayForward    bool      // the wait is over: forward as soon as asked
+	why           string    // what ended the wait
+	forwarded     time.Time
 
-// signal deals with one signal that drainit received.
-func (l *loop) signal(sig unix.Signal) {
-	c := l.count(sig)
-	c.Seen++
-	l.Log.Debug("signal", "signal", SignalName(sig))
-	switch {
-	case sig == SigPrestop:
-		l.prestopAsked()
-	case sig == SigDrain, sig == SigUndrain:
-		l.hold(sig == SigDrain)
-	case sig == SigSkip:
-		l.skip()
-	case l.stops(sig):
-		l.stop(sig)
-	case l.prestop && slices.Contains(l.StopOn, sig):
-		// forward_by or skip has sent it: a second one would mean "now".
-		l.prestop = false
-		l.Log.Info("the stop signal has come after prestop, and was forwarded before", "signal", SignalName(sig))
-	default:
-		l.pass(sig)
-	}
+	killed     time.Time
+	killedLeft int  // how many processes SIGKILL was sent to; negative: unknown
+	gaveUp     bool // on what SIGKILL did not end
 }
 
-// stops says whether sig is to begin a stop, or would be one if there were
-// none yet. Once the stop signal was forwarded it is a signal like any other:
-// servers take a second one as "now".
-func (l *loop) stops(sig unix.Signal) bool {
-	return l.phase <= Draining && slices.Contains(l.StopOn, sig)
-}
-
-// stop is t0, or a stop signal that comes after it and before the forwarding.
-func (l *loop) stop(sig unix.Signal) {
-	again := l.received != 0
-	if !again {
-		l.received = sig
-	}
-	l.begin(SignalName(sig))
-	switch {
-	case sig == unix.SIGINT && l.System.Terminal():
-		// Somebody sits there and waits.
-		l.prestop = false
-		l.forward("terminal")
-	case l.prestop:
-		l.prestop = false
-		l.Log.Info("the stop signal has come after prestop", "signal", SignalName(sig))
-	case again:
-		// Runtimes repeat themselves; that must not cut the drain short.
-		l.Log.Info("stop signal again, nothing changes before it is forwarded; `drainit skip` ends the wait",
-			"signal", SignalName(sig))
-	}
-}
+// begun reports whether there is a stop.
+func (s *stop) begun() bool { return !s.at.IsZero() }
 
 // begin is t0: not ready, still serving. A second call changes nothing.
 func (l *loop) begin(by string) {
-	if !l.t0.IsZero() {
+	if l.stop.begun() {
 		return
 	}
-	now := time.Now()
-	l.t0, l.askedBy, l.wasReady = now, by, l.phase == Ready
-	if l.Until != sockets.Window && l.Clients != nil {
-		// Before DRAIN_SIGNAL: the child may close its listeners on that.
-		l.unwatch = make(chan struct{})
-		l.verdicts = l.Clients.Watch(l.unwatch, l.Until)
-	}
+	l.stop.at, l.stop.by = time.Now(), by
+	l.stop.stillReady = l.phase == Ready && l.Timeline.UnreadyDelay > 0
+	l.watchClients() // before DRAIN_SIGNAL: the child may close its listeners on that
 	if l.OnStop != nil {
 		l.OnStop()
 	}
@@ -95,161 +45,39 @@ func (l *loop) begin(by string) {
 	l.transition(stopAsked)
 }
 
+// sendDrainSignal tells the child at t0 to take no more work.
 func (l *loop) sendDrainSignal() {
 	if l.DrainSignal != 0 {
 		l.send(l.DrainSignal)
 	}
 }
 
-func (l *loop) prestopAsked() {
+// onWindowOver ends the wait where the window alone decides.
+func (l *loop) onWindowOver() {
+	l.decideToForward("window")
+	if l.stop.prestop {
+		l.Log.Info("drained: the stop signal will be forwarded as soon as it comes", "after", round(time.Since(l.stop.at)))
+	}
+}
+
+// decideToForward ends the wait. The stop signal is forwarded at once, or as
+// soon as it comes where prestop has begun the stop.
+func (l *loop) decideToForward(why string) { l.stop.mayForward, l.stop.why = true, why }
+
+// forwardAsDecided forwards the stop signal after the wait has ended.
+func (l *loop) forwardAsDecided() { l.forward(l.stop.why) }
+
+// onForwardBy forwards the stop signal at the latest instant, whatever the stop
+// still waits for.
+func (l *loop) onForwardBy() {
 	switch {
-	case l.exited:
-		l.Log.Info("prestop changes nothing: the child has ended")
-	case l.t0.IsZero():
-		l.prestop = true
-		l.begin("prestop")
-	case l.phase == Draining:
-		l.Log.Info("prestop again, nothing changes")
+	case l.stop.mayForward:
+		l.forward(l.stop.why)
+	case l.Until == sockets.Window:
+		l.forward("window") // the window and forward_by coincide
+	default:
+		l.forward("forward_by")
 	}
-}
-
-func (l *loop) hold(held bool) {
-	if l.phase >= Draining {
-		l.Log.Info("drain and undrain change nothing once a stop has begun")
-		return
-	}
-	if l.held != held {
-		l.held = held
-		l.tell()
-	}
-}
-
-func (l *loop) skip() {
-	if l.phase != Draining {
-		l.Log.Info("nothing to skip: no stop is waiting to be forwarded", "phase", l.phase.String())
-		return
-	}
-	l.forward("skip")
-}
-
-// pass forwards a signal that is none of drainit's business, through
-// SIGNAL_MAP.
-func (l *loop) pass(sig unix.Signal) {
-	to, mapped := l.SignalMap[sig]
-	if !mapped {
-		to = sig
-	}
-	if sig == unix.SIGCONT {
-		l.System.Resume()
-	}
-	if to == 0 || l.exited && l.none {
-		return
-	}
-	if (sig == unix.SIGQUIT || sig == unix.SIGWINCH) && !mapped && !l.hinted && !l.System.Terminal() {
-		l.hinted = true
-		l.Log.Info("forwarded at once; if it is the image's STOPSIGNAL, add it to DRAINIT_STOP_ON", "signal", SignalName(sig))
-	}
-	l.count(sig).Forwarded++
-	if !l.exited {
-		l.passed = to
-		l.send(to)
-		return
-	}
-	// The child has gone by itself; the budget runs for what it left behind.
-	l.System.SignalOthers(to)
-	if slices.Contains(l.StopOn, sig) && !l.orphanBy.IsZero() {
-		l.orphanBy = earlier(l.orphanBy, time.Now().Add(l.Timeline.KillAfter()))
-	}
-}
-
-// send signals the child. EPERM (it changed its uid) and ESRCH are its
-// business, and no reason to stop supervising.
-func (l *loop) send(sig unix.Signal) {
-	if l.exited {
-		return
-	}
-	if err := l.System.Signal(sig); err != nil {
-		l.Log.Warn("can't signal the child", "signal", SignalName(sig), "error", err)
-	}
-}
-
-// drained forwards if the wait is over. It is asked after every event.
-func (l *loop) drained(now time.Time) {
-	if !now.Before(l.forwardBy()) {
-		why := "forward_by"
-		if l.clear {
-			why = l.why
-		} else if l.Until == sockets.Window {
-			why = "window" // with a window that ends at forward_by, to the dot
-		}
-		l.forward(why)
-		return
-	}
-	if at := l.clearAt(); !l.clear && !at.IsZero() && !now.Before(at) {
-		l.clear = true
-		l.why = "window"
-		if l.prestop {
-			l.Log.Info("drained: the stop signal will be forwarded as soon as it comes", "after", round(now.Sub(l.t0)))
-		}
-	}
-	if l.clear && !l.prestop {
-		l.forward(l.why)
-		return
-	}
-	if !l.clear && !l.nextReport.IsZero() && !now.Before(l.nextReport) {
-		l.report(now)
-	}
-}
-
-// clearAt is the instant from which the stop signal may be forwarded, as far
-// as the clock alone decides: zero if the clients do.
-func (l *loop) clearAt() time.Time {
-	at := l.t0.Add(l.Timeline.Window)
-	if l.holdUntil.After(at) {
-		at = l.holdUntil
-	}
-	if l.verdicts != nil && !l.verdict.Blind {
-		return time.Time{}
-	}
-	return at
-}
-
-// counted takes what the watcher saw. A verdict is about this instant: one
-// that comes before the window has passed is of no use later.
-func (l *loop) counted(v sockets.Verdict, ok bool) {
-	if !ok {
-		// The watcher is gone: counting has failed, the window decides.
-		l.verdicts = nil
-		l.verdict = sockets.Verdict{Blind: true}
-		return
-	}
-	first := !l.verdict.Known && v.Known
-	blind := v.Blind && !l.verdict.Blind
-	l.verdict = v
-	if l.phase != Draining || l.clear {
-		return
-	}
-	now := time.Now()
-	open := !now.Before(l.t0.Add(l.Timeline.Window)) && !now.Before(l.holdUntil)
-	switch {
-	case blind:
-		l.Log.Warn("can't count clients: the window alone decides", "error", v.Err)
-	case v.Met && !v.Blind && open:
-		l.clear, l.why = true, string(l.Until)
-	case first:
-		l.report(now)
-	}
-}
-
-// report says what the stop waits for.
-func (l *loop) report(now time.Time) {
-	l.nextReport = now.Add(reportEvery)
-	what := l.verdict.Waiting
-	if what == "" {
-		what = "the window to pass"
-	}
-	l.Log.Info(fmt.Sprintf("waiting for %s, at most %s more", what, l.forwardBy().Sub(now).Round(100*time.Millisecond)),
-		"connections", l.verdict.Open, "in_flight", l.verdict.InFlight, "accept_queue", l.verdict.Queued)
 }
 
 // forward sends the child its stop signal.
@@ -263,75 +91,71 @@ func (l *loop) forward(why string) {
 		return
 	}
 	now := time.Now()
-	l.forwarded, l.why, l.clear, l.atSignal = now, why, true, l.verdict
-	// Whatever goes wrong here: kill_at is looked for in the next phase only.
+	l.decideToForward(why)
+	l.stop.forwarded = now
+	l.clients.atSignal = l.clients.last
+	// Deferred so that it happens even after a panic: kill_at is only armed in
+	// phase Stopping.
 	defer l.transition(forwardDue)
 	sig := l.stopSignal()
-	if l.received != 0 {
-		l.count(l.received).Forwarded++
+	if l.stop.received != 0 {
+		l.count(l.stop.received).Forwarded++
 	}
-	// First the signal, then the words about it.
+	// Signal first, log second: a slow stderr must not delay the signal.
 	l.send(sig)
-	if l.stopped {
-		// A stopped process would take its signal only when continued.
+	if l.child.stopped {
+		// A stopped process would act on its signal only when continued.
 		l.send(unix.SIGCONT)
 	}
 	if l.Clients != nil {
 		l.Clients.Relax()
 	}
-	attrs := []any{"signal", SignalName(sig), "why", why, "after", round(now.Sub(l.t0))}
-	l.Log.Info("stop signal forwarded", append(attrs, l.present(l.atSignal)...)...)
+	attrs := []any{"signal", SignalName(sig), "why", why, "after", round(now.Sub(l.stop.at))}
+	l.Log.Info("stop signal forwarded", append(attrs, clientAttrs(l.clients.atSignal)...)...)
 }
 
-// kill ends everything that is left.
-func (l *loop) kill(now time.Time) {
-	l.killed = now
-	l.killedLeft = l.System.CountOthers()
-	l.System.SignalOthers(unix.SIGKILL)
-	if !l.exited {
-		// Also where the rest can't be listed.
-		l.send(unix.SIGKILL)
-	}
-	attrs := []any{"processes", l.killedLeft}
-	if !l.t0.IsZero() {
-		attrs = append(attrs, "after", round(now.Sub(l.t0)))
-	}
-	l.Log.Warn("deadline: SIGKILL to everything that is left", append(attrs, l.present(l.verdict)...)...)
-}
+// stopSignal returns what the child is sent: STOP_SIGNAL, or the signal
+// received.
+func (l *loop) stopSignal() unix.Signal { return l.Policy.ForwardedAs(l.stop.received) }
 
-// present is who was there, where that is known.
-func (l *loop) present(v sockets.Verdict) []any {
-	if !v.Known {
-		return nil
-	}
-	return []any{"connections", v.Open, "in_flight", v.InFlight, "accept_queue", v.Queued}
-}
-
-// stopSignal is what the child is sent: STOP_SIGNAL, or the one received.
-func (l *loop) stopSignal() unix.Signal {
+// ForwardedAs returns what the child is sent for the stop signal received. For
+// none, as when prestop began the stop, that is SIGTERM unless STOP_SIGNAL is set.
+func (p *Policy) ForwardedAs(received unix.Signal) unix.Signal {
 	switch {
-	case l.StopSignal != 0:
-		return l.StopSignal
-	case l.received != 0:
-		return l.received
+	case p.StopSignal != 0:
+		return p.StopSignal
+	case received != 0:
+		return received
 	}
 	return unix.SIGTERM
 }
 
-func (l *loop) killAt() time.Time    { return l.t0.Add(l.Timeline.KillAfter()) }
-func (l *loop) forwardBy() time.Time { return l.t0.Add(l.Timeline.ForwardAfter()) }
-
-// unreadyAt is when /readyz turns 503, zero if it has.
-func (l *loop) unreadyAt() time.Time {
-	if !l.logged.Ready {
-		return time.Time{}
+// onKillDue sends SIGKILL at kill_at, or when the time for what the child left
+// behind is over.
+func (l *loop) onKillDue() {
+	// What has exited by now needs no SIGKILL, and must not be reported as if it
+	// had been killed.
+	l.reap()
+	if !l.child.noProcesses {
+		l.transition(killDue)
 	}
-	return l.t0.Add(l.Timeline.UnreadyDelay)
 }
 
-// giveUpAt is when drainit stops waiting for what SIGKILL did not end: a
-// process in uninterruptible sleep, or one it may not signal. As PID 1 its own
-// exit ends them all.
-func (l *loop) giveUpAt() time.Time {
-	return l.killed.Add(min(time.Second, max(l.Timeline.Margin/2, 100*time.Millisecond)))
+// kill ends everything that is left.
+func (l *loop) kill(now time.Time) {
+	l.stop.killed = now
+	l.stop.killedLeft = l.System.CountOthers()
+	l.System.SignalOthers(unix.SIGKILL)
+	if !l.child.exited {
+		// Also where the others can't be listed.
+		l.send(unix.SIGKILL)
+	}
+	attrs := []any{"processes", l.stop.killedLeft}
+	if l.stop.begun() {
+		attrs = append(attrs, "after", round(now.Sub(l.stop.at)))
+	}
+	l.Log.Warn("deadline: SIGKILL to everything that is left", append(attrs, clientAttrs(l.clients.last)...)...)
 }
+
+// onGiveUp ends the run although SIGKILL has not ended everything.
+func (l *loop) onGiveUp() { l.stop.gaveUp = true }

@@ -119,15 +119,12 @@ func (w *world) run(acts []act) Outcome {
 		w.perform(acts)
 	}()
 	l := newLoop(w.options)
-	defer l.timer.Stop()
 	for done := false; !done; w.steps++ {
 		done = l.step()
 		w.look()
 	}
-	if l.unwatch != nil {
-		close(l.unwatch)
-	}
-	o := l.end()
+	l.close()
+	o := l.finish()
 	w.note("end %d", o.Code)
 	close(w.done)
 	<-performed

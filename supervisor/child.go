@@ -1,0 +1,145 @@
+package supervisor
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/drainit/drainit/reaper"
+	"golang.org/x/sys/unix"
+)
+
+// child is what is known of the child and of what it left behind.
+type child struct {
+	stopped    bool // by job control
+	exited     bool
+	exitedAt   time.Time
+	exit       reaper.Exit
+	statusText string      // its last STATUS=
+	lastSignal unix.Signal // the last one forwarded that is no stop signal
+
+	noProcesses bool      // no process is left at all
+	orphanBy    time.Time // when what it left behind is killed; zero: not set yet
+	oom         oomCount
+}
+
+// orphanDeadline returns when what the child left behind is killed, or zero if
+// nothing is left.
+func (c *child) orphanDeadline() time.Time {
+	if c.noProcesses {
+		return time.Time{}
+	}
+	return c.orphanBy
+}
+
+// reap collects exits and notes what became of the child.
+func (l *loop) reap() {
+	var state reaper.State
+	l.exits, state = l.System.Reap(l.exits[:0])
+	for _, e := range l.exits {
+		l.onStateChange(e)
+	}
+	l.child.noProcesses = state == reaper.None
+	if state == reaper.More {
+		l.reapAgain()
+	}
+	if l.child.exited && l.phase < Killing {
+		l.stopOrphans()
+	}
+	if l.phase == Killing && !l.child.noProcesses && len(l.exits) > 0 {
+		// Orphans of the dead have become ours, or were forked meanwhile.
+		l.System.SignalOthers(unix.SIGKILL)
+	}
+}
+
+// onStateChange handles one process that has exited, stopped or continued.
+func (l *loop) onStateChange(e reaper.Exit) {
+	if !e.Ended() {
+		l.onJobControl(e)
+		return
+	}
+	l.reaped++
+	if e.PID != l.System.PID() || l.child.exited {
+		l.Log.Debug("reaped", "pid", e.PID, "status", describe(e))
+		return
+	}
+	l.child.exited, l.child.exitedAt, l.child.exit = true, time.Now(), e
+	l.stop.stillReady = false
+	l.watchdog.disarm()
+}
+
+// onJobControl follows the child into a stop from the terminal and out of it.
+func (l *loop) onJobControl(e reaper.Exit) {
+	if e.PID != l.System.PID() {
+		return
+	}
+	l.child.stopped = e.Status.Stopped()
+	if l.child.stopped && l.System.Terminal() {
+		l.System.Suspend(e.Status.StopSignal())
+	}
+}
+
+// reapAgain makes the loop reap once more without waiting for SIGCHLD.
+func (l *loop) reapAgain() {
+	select {
+	case l.again <- struct{}{}:
+	default:
+	}
+}
+
+// stopOrphans sends the stop signal, once, to the processes the child left
+// behind, and sets the instant at which they are killed.
+func (l *loop) stopOrphans() {
+	l.transition(childExited)
+	l.publish() // UNREADY_DELAY is over, even if the phase was stopping before
+	if l.child.noProcesses || !l.child.orphanBy.IsZero() || l.Timeline.OrphanGrace == 0 {
+		return
+	}
+	l.child.orphanBy = l.child.exitedAt.Add(l.Timeline.OrphanGrace)
+	if l.stop.begun() {
+		l.child.orphanBy = earlier(l.child.orphanBy, l.killAt())
+	}
+	l.Log.Debug("the child has left processes behind", "signal", SignalName(l.stopSignal()))
+	l.System.SignalOthers(l.stopSignal())
+}
+
+// describe says how a process ended.
+func describe(e reaper.Exit) string {
+	if e.Status.Signaled() {
+		s := "was killed by " + SignalName(e.Status.Signal())
+		if e.Status.CoreDump() {
+			s += " (core dumped)"
+		}
+		return s
+	}
+	return fmt.Sprintf("exited with code %d", e.Status.ExitStatus())
+}
+
+// oomCount follows the cgroup's counter of processes ended by the OOM killer.
+type oomCount struct {
+	read  func() (uint64, error)
+	start uint64
+	known bool
+}
+
+// startOOMCount takes the value to count from. read may be nil.
+func startOOMCount(read func() (uint64, error)) oomCount {
+	c := oomCount{read: read}
+	if read != nil {
+		n, err := read()
+		c.start, c.known = n, err == nil
+	}
+	return c
+}
+
+// rise returns how many processes the OOM killer has ended since the start, 0
+// if that is unknown.
+func (c *oomCount) rise() uint64 {
+	if !c.known {
+		return 0
+	}
+	n, err := c.read()
+	if err != nil || n < c.start {
+		return 0
+	}
+	return n - c.start
+}

@@ -1,0 +1,86 @@
+package supervisor
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/drainit/drainit/sockets"
+)
+
+// reportEvery is how often the log says what a stop waits for.
+const reportEvery = 5 * time.Second
+
+// clientWatch is what is known of the child's clients during a stop.
+type clientWatch struct {
+	verdicts <-chan sockets.Verdict // nil: the clients are not counted
+	done     chan struct{}          // ends the watcher
+	last     sockets.Verdict
+	atSignal sockets.Verdict // the last one before the signal was forwarded
+	reportAt time.Time       // when to log again what the stop waits for
+}
+
+// decide reports whether the clients decide when to forward, and not the
+// window alone.
+func (c *clientWatch) decide() bool { return c.verdicts != nil && !c.last.Blind }
+
+// stop ends the watcher.
+func (c *clientWatch) stop() {
+	if c.done != nil {
+		close(c.done)
+	}
+}
+
+// watchClients begins to count the clients.
+func (l *loop) watchClients() {
+	if l.Until == sockets.Window || l.Clients == nil {
+		return
+	}
+	l.clients.done = make(chan struct{})
+	l.clients.verdicts = l.Clients.Watch(l.clients.done, l.Until)
+}
+
+// onVerdict handles what the watcher saw. A verdict is about this instant: one
+// that comes before the window has passed is of no use later.
+func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
+	if !ok {
+		// The watcher has ended: counting failed, the window decides.
+		l.clients.verdicts = nil
+		l.clients.last = sockets.Verdict{Blind: true}
+		return
+	}
+	last := l.clients.last
+	l.clients.last = v
+	if l.phase != Draining || l.stop.mayForward {
+		return
+	}
+	switch {
+	case v.Blind && !last.Blind:
+		l.Log.Warn("can't count clients: the window alone decides", "error", v.Err)
+	case v.Met && !v.Blind && !time.Now().Before(l.windowEnd()):
+		l.decideToForward(string(l.Until))
+	case v.Known && !last.Known:
+		l.logWaiting()
+	}
+}
+
+// logWaiting reports what the stop waits for, and for how long at most.
+func (l *loop) logWaiting() {
+	now := time.Now()
+	l.clients.reportAt = now.Add(reportEvery)
+	what := l.clients.last.Waiting
+	if what == "" {
+		what = "the window to pass"
+	}
+	v := l.clients.last
+	l.Log.Info(fmt.Sprintf("waiting for %s, at most %s more", what, l.forwardBy().Sub(now).Round(100*time.Millisecond)),
+		"connections", v.Open, "in_flight", v.InFlight, "accept_queue", v.Queued)
+}
+
+// clientAttrs returns the client counts as log attributes, or nil if they are
+// unknown.
+func clientAttrs(v sockets.Verdict) []any {
+	if !v.Known {
+		return nil
+	}
+	return []any{"connections", v.Open, "in_flight", v.InFlight, "accept_queue", v.Queued}
+}

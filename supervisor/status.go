@@ -1,0 +1,77 @@
+package supervisor
+
+import (
+	"maps"
+	"os"
+	"time"
+
+	"github.com/drainit/drainit/health"
+)
+
+// status returns everything that is known at this instant, for /statusz and
+// /metrics.
+func (l *loop) status() health.Status {
+	now := time.Now()
+	a := l.Gate.Get()
+	s := health.Status{
+		Phase:    l.phase.String(),
+		Since:    l.times.since,
+		PID:      os.Getpid(),
+		ChildPID: l.System.PID(),
+		Started:  l.times.start,
+		Uptime:   now.Sub(l.times.start).Seconds(),
+		Ready:    a.Ready,
+		Drained:  l.readiness.drained,
+		Text:     l.child.statusText,
+		Alive:    a.NotAlive == "",
+		Signals:  make(map[string]health.Count),
+		Reaped:   l.reaped,
+		Config:   maps.Clone(l.Config),
+		Phases:   make(map[string]float64),
+	}
+	if !a.Ready {
+		s.Reason = a.Reason
+	}
+	for sig, c := range l.counts {
+		s.Signals[SignalName(sig)] = *c
+	}
+	for _, p := range Phases {
+		s.Order = append(s.Order, p.String())
+		s.Phases[p.String()] = l.times.in(p, l.phase, now).Seconds()
+	}
+	if l.LogDropped != nil {
+		s.Dropped = l.LogDropped()
+	}
+	if l.NotifyRefusals != nil {
+		refusals := l.NotifyRefusals()
+		s.Notify = &refusals
+	}
+	if l.stop.begun() {
+		s.Stop = l.stopStatus()
+	}
+	if l.clients.verdicts != nil {
+		v := l.clients.last
+		s.Clients = &health.Clients{Known: v.Known, Open: v.Open, InFlight: v.InFlight, Queued: v.Queued, Rate: v.Rate}
+	}
+	return s
+}
+
+// stopStatus returns the part of the status that is about the stop.
+func (l *loop) stopStatus() *health.Stop {
+	s := &health.Stop{
+		T0:         l.stop.at,
+		AskedBy:    l.stop.by,
+		ForwardBy:  l.forwardBy(),
+		KillAt:     l.killAt(),
+		MayForward: l.stop.mayForward || l.phase > Draining,
+		Signal:     SignalName(l.stopSignal()),
+		Why:        l.stop.why,
+	}
+	if !l.stop.forwarded.IsZero() {
+		s.Forwarded = &l.stop.forwarded
+	}
+	if l.phase == Draining && !l.stop.mayForward {
+		s.WaitingFor = l.clients.last.Waiting
+	}
+	return s
+}
