@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Exit codes for a command that did not come to run, as shells have them.
+// Exit codes for a command that could not be started, as shells have them.
 const (
 	CodeCannotExecute = 126
 	CodeNotFound      = 127
 )
 
-// StartError says why the command did not come to run.
+// StartError says why the command could not be started.
 type StartError struct {
 	Code int // CodeCannotExecute or CodeNotFound
 	Msg  string
@@ -29,16 +29,16 @@ func (e *StartError) Error() string { return e.Msg }
 // defaultPath is searched where PATH is unset: what Docker sets.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Lookup finds the file that name stands for, as execvp(3) and shells do:
-// a name with a slash is a path, an empty part of PATH is the current
-// directory, and what may not be executed is remembered while the search goes
-// on. exec.LookPath differs in each of these.
+// Lookup returns the file that name stands for, as execvp(3) and shells find
+// it: a name with a slash is a path, an empty part of PATH is the current
+// directory, and a file that may not be executed is remembered while the search
+// goes on. exec.LookPath differs in each of these. The error is a *StartError.
 func Lookup(name string) (string, error) {
 	if name == "" {
 		return "", &StartError{CodeNotFound, "the command is an empty string", "name a command after --"}
 	}
 	if strings.Contains(name, "/") {
-		return name, usable(name)
+		return name, checkExecutable(name)
 	}
 	path, ok := os.LookupEnv("PATH")
 	if !ok {
@@ -52,12 +52,12 @@ func Lookup(name string) (string, error) {
 		// Join would clean "./x" to "x", which execve would take as it is and
 		// a shell script in $0 would show.
 		file := strings.TrimSuffix(dir, "/") + "/" + name
-		err := usable(file)
+		err := checkExecutable(file)
 		if err == nil {
 			return file, nil
 		}
-		// A directory of that name is none of the candidates to bash and dash,
-		// nor is what this user can't look at: root's PATH is often inherited.
+		// bash and dash skip a directory of that name, and anything below a
+		// directory that this user can't search: root's PATH is often inherited.
 		if info, serr := os.Stat(file); serr == nil && !info.IsDir() {
 			denied = err
 		}
@@ -69,47 +69,48 @@ func Lookup(name string) (string, error) {
 		"install it in the image, name it by its full path, or set PATH"}
 }
 
-// usable says whether file can be executed, as far as can be told beforehand.
-func usable(file string) error {
+// checkExecutable reports why file can't be executed, as far as that can be told
+// beforehand.
+func checkExecutable(file string) error {
 	info, err := os.Stat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		return &StartError{CodeNotFound, fmt.Sprintf("%q does not exist", file), "correct the path, or copy the file into the image"}
 	case err != nil:
-		return &StartError{CodeCannotExecute, fmt.Sprintf("%q can't be looked at: %v", file, err), "check the permissions of the directories above it"}
+		return &StartError{CodeCannotExecute, fmt.Sprintf("can't examine %q: %v", file, err), "check the permissions of the directories above it"}
 	case info.IsDir():
-		return &StartError{CodeCannotExecute, fmt.Sprintf("%q is a directory", file), "name the program in it"}
+		return &StartError{CodeCannotExecute, fmt.Sprintf("%q is a directory", file), "name the program in that directory"}
 	case unix.Faccessat(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS) != nil:
 		return &StartError{CodeCannotExecute, fmt.Sprintf("%q may not be executed by uid %d", file, os.Geteuid()), fmt.Sprintf("chmod +x %s", file)}
 	}
 	return nil
 }
 
-// explain turns what execve said of file into something to act on.
+// explain turns an error of execve into one that says what to do.
 func explain(file string, err error) error {
 	e := &StartError{CodeCannotExecute, fmt.Sprintf("can't execute %q: %v", file, err), ""}
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		// The file was there a moment ago: what is missing is what runs it.
 		e.Code = CodeNotFound
-		e.Msg = fmt.Sprintf("%q exists, but what is to run it does not: %s", file, interpreter(file))
+		e.Msg = fmt.Sprintf("%q exists, but its interpreter does not: %s", file, interpreter(file))
 		e.Hint = "install the interpreter, correct the #! line (look for a carriage return), or link the program statically"
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOMEM):
-		e.Hint = "no process can be made: raise the pids or the memory limit of the container"
+		e.Hint = "fork failed: raise the container's pids or memory limit"
 	case errors.Is(err, unix.E2BIG):
-		e.Hint = "arguments and environment are too long"
+		e.Hint = "shorten the arguments or the environment"
 	case errors.Is(err, unix.ENOEXEC):
-		e.Hint = "it is made for another architecture, or damaged"
+		e.Hint = "is it built for another architecture, or damaged?"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		e.Hint = "is it on a filesystem mounted noexec?"
 	}
 	return e
 }
 
-// binary says whether file is no script, by the rule bash has: a NUL byte in
-// its first line. An image for another architecture is what is mostly met, and
-// a shell that ran it would complain of its every byte.
-func binary(file string) bool {
+// looksBinary reports whether file is not a script, by bash's rule: a NUL byte
+// in its first line. The usual cause is an image for another architecture;
+// handing that binary to a shell would print pages of syntax errors.
+func looksBinary(file string) bool {
 	f, err := os.Open(file)
 	if err != nil {
 		return false
@@ -121,7 +122,8 @@ func binary(file string) bool {
 	return strings.Contains(line, "\x00")
 }
 
-// interpreter is the #! line's, or words for a binary's missing loader.
+// interpreter returns what the #! line names, or words for the missing dynamic
+// loader of a binary.
 func interpreter(file string) string {
 	f, err := os.Open(file)
 	if err == nil {

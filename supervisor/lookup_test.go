@@ -101,7 +101,7 @@ func TestCodesAreAShells(t *testing.T) {
 		{"an empty name", "bin", "", 127, "empty"},
 		{"a directory", "bin", "./directory", 126, "is a directory"},
 		{"only a directory in PATH", "directory", "cmd", 127, "is not found in PATH"},
-		{"only what can't be looked at in PATH", "loop", "cmd", 127, "is not found in PATH"},
+		{"only what can't be examined in PATH", "loop", "cmd", 127, "is not found in PATH"},
 		{"no x bit", "bin", "./notx", 126, "may not be executed"},
 		{"no x bit in PATH, and nothing else", "denied:none", "cmd", 126, "may not be executed"},
 		{"no x bit in PATH, and then one with", "denied:bin", "cmd", 0, "ran bin/cmd a b"},
@@ -112,7 +112,7 @@ func TestCodesAreAShells(t *testing.T) {
 		{"an interpreter that may not be executed", "bin", "./notxinterpreter", 126, "can't execute"},
 		{"a binary for another machine", "bin", "./foreign", 126, "another architecture"},
 		{"garbage", "bin", "./garbage", 126, "another architecture"},
-		{"a loop of links", "bin", "./loop", 126, "can't be looked at"},
+		{"a loop of links", "bin", "./loop", 126, "can't examine"},
 	} {
 		for _, role := range []string{"start", "start watched"} {
 			t.Run(c.name+", "+role, func(t *testing.T) {

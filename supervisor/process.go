@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process is the child and what descends from it, as the kernel has them. It
-// is the one place where a PID is touched.
+// Process is the child and its descendants, as the kernel knows them. Nothing
+// else in drainit touches a PID.
 type Process struct {
 	pid   int
 	group bool // signals go to the whole process group
-	init  bool // drainit is PID 1: whatever runs here is ours
+	init  bool // drainit is PID 1: every process here is its descendant
 	tty   int  // the descriptor of the terminal the child is in the foreground of; -1: none
 }
 
@@ -28,7 +28,7 @@ var _ System = (*Process)(nil)
 // with drainit's descriptors, directory and limits. With watched the child's
 // WATCHDOG_PID is set to its own PID. The error is a *StartError.
 //
-// There is no os.Process or exec.Cmd here: both wait, and only the loop may.
+// It uses neither os.Process nor exec.Cmd: both wait, and only the loop may.
 func Start(argv, env []string, group, watched bool) (*Process, error) {
 	file, err := Lookup(argv[0])
 	if err != nil {
@@ -40,7 +40,7 @@ func Start(argv, env []string, group, watched bool) (*Process, error) {
 	} else {
 		p.pid, err = p.exec(file, argv, env)
 	}
-	if errors.Is(err, unix.ENOEXEC) && !binary(file) {
+	if errors.Is(err, unix.ENOEXEC) && !looksBinary(file) {
 		// A script without #!: a shell runs it, as execvp and every shell do.
 		if shell, serr := p.exec("/bin/sh", shellArgs(file, argv), env); serr == nil {
 			p.pid, err = shell, nil
@@ -57,17 +57,17 @@ func shellArgs(file string, argv []string) []string {
 }
 
 // Trampoline is the zeroth argument under which drainit executes itself to
-// become the child: WATCHDOG_PID has to be in the child's environment, and only
+// become the child: WATCHDOG_PID must be in the child's environment, and only
 // the child knows its PID before it runs.
 const Trampoline = "drainit: starting the child"
 
-// ExecChild is the trampoline: args are the file to execute and its arguments. It
-// returns, with an exit code, only if that fails.
+// ExecChild is the trampoline's main: it executes the file args[0] with the
+// arguments args[1:], and returns, with an exit code, only if that fails.
 func ExecChild(args []string) int {
 	file, argv := args[0], args[1:]
 	env := append(os.Environ(), "WATCHDOG_PID="+strconv.Itoa(os.Getpid()))
 	err := syscall.Exec(file, argv, env)
-	if errors.Is(err, unix.ENOEXEC) && !binary(file) {
+	if errors.Is(err, unix.ENOEXEC) && !looksBinary(file) {
 		err = syscall.Exec("/bin/sh", shellArgs(file, argv), env)
 	}
 	e := new(StartError)
@@ -76,8 +76,8 @@ func ExecChild(args []string) int {
 	return e.Code
 }
 
-// exec forks and executes. A terminal that won't be given away is no reason
-// not to start.
+// exec forks and executes file. If the terminal can't be handed over it starts
+// the child without.
 func (p *Process) exec(file string, argv, env []string) (int, error) {
 	attr := &syscall.ProcAttr{Env: env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setpgid: true}}
 	if p.tty >= 0 {
@@ -90,8 +90,9 @@ func (p *Process) exec(file string, argv, env []string) (int, error) {
 	return syscall.ForkExec(file, argv, attr)
 }
 
-// foreground finds a descriptor of the controlling terminal, if drainit is in
-// its foreground: a shell's background job must not take the terminal.
+// foreground returns a descriptor of the controlling terminal if drainit is in
+// its foreground, and -1 otherwise: a shell's background job must not take the
+// terminal.
 func foreground() int {
 	for fd := range 3 {
 		pgrp, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
@@ -102,14 +103,15 @@ func foreground() int {
 	return -1
 }
 
-// PID is the child's.
+// PID returns the child's PID.
 func (p *Process) PID() int { return p.pid }
 
-// Terminal says whether the child was given a terminal's foreground.
+// Terminal reports whether the child was given a terminal's foreground.
 func (p *Process) Terminal() bool { return p.tty >= 0 }
 
-// Signal sends sig to the child or its group. It is called by who reaps, so
-// the PID can't have been reused; that it is gone is no error.
+// Signal sends sig to the child or its group. Only the goroutine that reaps
+// calls it, so the PID cannot have been reused. It is not an error if the
+// process has ended.
 func (p *Process) Signal(sig unix.Signal) error {
 	err := error(unix.ESRCH)
 	if p.group {
@@ -126,9 +128,9 @@ func (p *Process) Signal(sig unix.Signal) error {
 
 // SignalOthers sends sig to every process that is left. As PID 1 that is
 // everything in the PID namespace but drainit itself, in one call that no fork
-// can slip through. Otherwise it is drainit's own descendants and never a
-// neighbour; a fork may slip through there, and is met when its parent's end
-// brings it to the subreaper.
+// can slip through. Otherwise it is drainit's own descendants and never another
+// process; a fork that slips through there is signalled when its parent's exit
+// hands it to the subreaper.
 func (p *Process) SignalOthers(sig unix.Signal) {
 	if p.init {
 		unix.Kill(-1, sig)
@@ -145,7 +147,8 @@ func (p *Process) SignalOthers(sig unix.Signal) {
 	}
 }
 
-// CountOthers counts the living processes SignalOthers would reach, or returns -1.
+// CountOthers returns how many living processes SignalOthers would reach, or -1
+// if that is unknown.
 func (p *Process) CountOthers() int {
 	found, err := proc.Descendants(os.Getpid())
 	if err != nil {
@@ -160,10 +163,10 @@ func (p *Process) Reap(exits []reaper.Exit) ([]reaper.Exit, reaper.State) { retu
 // Suspend hands the terminal back: drainit stops too, with the rest of its
 // job, so that the shell that waits for the job sees it stopped. Where there
 // is no such shell (PID 1, or the leader of the session) a stop from the
-// terminal would be for ever, and is undone.
+// terminal would never end, so it is undone.
 func (p *Process) Suspend(by unix.Signal) {
-	// In the session leader's own group there is no such shell either, but
-	// others who would stop with us.
+	// In the session leader's own group there is no such shell either, and
+	// other processes would stop with drainit.
 	if sid, err := unix.Getsid(0); p.init || err != nil || sid == unix.Getpgrp() {
 		if by != unix.SIGSTOP {
 			unix.Kill(-p.pid, unix.SIGCONT)
@@ -173,8 +176,8 @@ func (p *Process) Suspend(by unix.Signal) {
 	unix.Kill(0, unix.SIGSTOP)
 }
 
-// Resume gives the terminal to the child's group, if `fg` gave it to drainit.
-// After `bg` it did not.
+// Resume gives the terminal to the child's group, if `fg` gave it to drainit;
+// `bg` does not.
 func (p *Process) Resume() {
 	if p.tty < 0 || foreground() < 0 {
 		return
@@ -183,8 +186,8 @@ func (p *Process) Resume() {
 	unix.Kill(-p.pid, unix.SIGCONT)
 }
 
-// Release takes the terminal back when the child has ended: whoever started
-// drainit may be a script that goes on to read from it. From the background
+// Release takes the terminal back when the child has ended: drainit may have
+// been started by a script that goes on to read from it. From the background
 // that raises SIGTTOU, unless the thread blocks it.
 func (p *Process) Release() {
 	if p.tty < 0 {
