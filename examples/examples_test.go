@@ -254,9 +254,6 @@ func TestBuildScriptParses(t *testing.T) {
 var quick = []string{"-poll", "100ms", "-lag", "300ms", "-long", "200ms", "-start-delay", "100ms", "-window", "3s"}
 
 func TestDemo(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 10 s")
-	}
 	c, _ := demo(t)
 	out, err := c.CombinedOutput()
 	if err != nil {
@@ -304,9 +301,13 @@ func TestDemoInterrupted(t *testing.T) {
 	}
 }
 
-// demo is the demo, to be run, and the directory where it keeps its files.
+// demo returns the command that runs the demo, and the directory where it keeps
+// its files.
 func demo(t *testing.T) (c *exec.Cmd, dir string) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped by -short: the demo takes 10 s")
+	}
 	dir = t.TempDir()
 	c = exec.Command(build(t, "github.com/drainit/drainit/examples/demo"), quick...)
 	c.Env = append(os.Environ(), "TMPDIR="+dir)

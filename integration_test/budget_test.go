@@ -85,7 +85,6 @@ func (p *process) switches(t *testing.T) (sum int) {
 }
 
 func TestIdleForThirtySecondsWithoutAContextSwitch(t *testing.T) {
-	notShort(t)
 	t.Parallel()
 	const window, tries = 30 * time.Second, 3
 	env, url := healthPort(t)

@@ -50,9 +50,6 @@ func drainCompareContainers(t *testing.T, s drainStop, options func(*testing.T) 
 		s := s
 		s.init, s.seed = init, drainSeed()<<16
 		t.Run(strings.Join([]string{s.scenario, s.server.name, init}, "/"), func(t *testing.T) {
-			if testing.Short() && init != until[0] {
-				t.Skip("long: not with -short")
-			}
 			t.Parallel()
 			var more []string
 			if options != nil {

@@ -41,13 +41,11 @@ func drainSeed() uint64 {
 // of DRAIN_UNTIL, whose results check looks at. All of them in parallel.
 func drainCompare(t *testing.T, s drainStop, stops int, until []string, check func(t *testing.T, r *drainResult)) {
 	for _, init := range drainInits {
-		if !testing.Short() || init == "tini" {
-			drainRun(t, s, init, 1, func(t *testing.T, r *drainResult) {
-				if init == "tini" && !s.mild && r.losses() == 0 {
-					t.Error("nothing lost under tini: then this scenario shows nothing")
-				}
-			})
-		}
+		drainRun(t, s, init, 1, func(t *testing.T, r *drainResult) {
+			if init == "tini" && !s.mild && r.losses() == 0 {
+				t.Error("nothing lost under tini: then this scenario shows nothing")
+			}
+		})
 	}
 	for _, u := range until {
 		drainRun(t, s, u, stops, check)
@@ -55,9 +53,6 @@ func drainCompare(t *testing.T, s drainStop, stops int, until []string, check fu
 }
 
 func drainRun(t *testing.T, s drainStop, init string, stops int, check func(t *testing.T, r *drainResult)) {
-	if testing.Short() {
-		stops = 1
-	}
 	for i := range stops {
 		s := s
 		s.init, s.seed = init, drainSeed()<<16+uint64(i)

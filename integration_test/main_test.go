@@ -37,6 +37,10 @@ func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
 	flag.Parse()
+	if testing.Short() {
+		fmt.Println("skipped by -short: these tests take ten minutes and want root and Docker")
+		return 0
+	}
 	// These tests wait far more than they work.
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
@@ -86,13 +90,6 @@ func missing(t *testing.T, installable bool, format string, args ...any) {
 		t.Fatalf("CI=true, and "+format, args...)
 	}
 	t.Skipf(format, args...)
-}
-
-func notShort(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("long: not with -short")
-	}
 }
 
 // program finds an installed program.

@@ -207,9 +207,6 @@ func TestAFloodNeverDelaysASignal(t *testing.T) {
 		"of good ones":      "STATUS=flood\nWATCHDOG=1",
 		"of malformed ones": "STATUS=flood\nREADY=0\nWATCHDOG=2\nMAINPID=x",
 	}
-	if testing.Short() {
-		delete(kinds, "of malformed ones")
-	}
 	for name, datagram := range kinds {
 		t.Run(name, func(t *testing.T) {
 			w := work(t, setup{env: []string{"GRACE_PERIOD=60s", "DRAIN_WINDOW=1s"}}, "onterm -1")

@@ -37,9 +37,6 @@ func TestOrphansThatDieAtOnceAreAllReaped(t *testing.T) {
 	for _, direct := range []bool{false, true} {
 		for _, n := range []int{100, 20_000} {
 			t.Run(fmt.Sprintf("%d, PID 1: %v", n, !direct), func(t *testing.T) {
-				if n > 1000 {
-					notShort(t)
-				}
 				if n > 1000 && direct {
 					t.Skip("the same code; the hundred have shown that orphans come to a subreaper")
 				}
@@ -116,7 +113,6 @@ func long(t *testing.T, l *lines, text string) {
 }
 
 func TestTheMainChildExitsAmongTwentyThousandOrphans(t *testing.T) {
-	notShort(t)
 	crowd(t, 20_000)
 	p := start(t, setup{}, "--", testchild, "orphans", "-count", "20000", "-exit", "42")
 	long(t, p.out, "ready")
@@ -127,11 +123,7 @@ func TestTheMainChildExitsAmongTwentyThousandOrphans(t *testing.T) {
 }
 
 func TestTheMainChildsCodeIsNeverLostAmongOrphans(t *testing.T) {
-	runs := 500
-	if testing.Short() {
-		runs = 20
-	}
-	inParallel(t, runs, func(i int) {
+	inParallel(t, 500, func(i int) {
 		want := 1 + i%254
 		p, err := launch(t, setup{proc: "host", direct: i%5 == 0}, "--", testchild, "orphans", "-now", "-count", fmt.Sprint(i%20), "-exit", fmt.Sprint(want))
 		if err != nil {

@@ -31,10 +31,7 @@ func withPort(port string, all []string) (replaced []string) {
 // A pod that is called ready before its server listens loses requests.
 func TestNotReadyBeforeTheServerListens(t *testing.T) {
 	const soon = 3 * time.Second // the contract's 1 s, on a machine that is busy
-	delay := 5 * time.Second
-	if testing.Short() {
-		delay = time.Second
-	}
+	const delay = 5 * time.Second
 	for check, then := range map[string]string{
 		"listen":                      "",
 		"tcp://127.0.0.1:PORT":        "",
@@ -186,7 +183,6 @@ func TestWhatCountsAsAnAnswer(t *testing.T) {
 }
 
 func TestAWorkerThatNeverListensIsToldWhatToSet(t *testing.T) {
-	notShort(t)
 	for where, run := range runs {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()

@@ -119,11 +119,7 @@ func inParallel(t *testing.T, n int, f func(int)) {
 }
 
 func TestSIGTERMWhileTheChildStartsIsNeverLost(t *testing.T) {
-	runs := 500
-	if testing.Short() {
-		runs = 20
-	}
-	inParallel(t, runs, func(i int) {
+	inParallel(t, 500, func(i int) {
 		// The child ends by the signal at any moment of its life, so anything
 		// but 143 is a signal that was lost, or sent to nobody.
 		p, err := launch(t, setup{env: quick, proc: "host"}, "--", "/bin/sleep", "15")
