@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net"
 	"runtime"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/drainit/drainit/internal/bug"
 )
 
 // Limits of the port. Probes are small and quick; whoever is not is cut off
@@ -93,8 +94,7 @@ func (s *Server) Serve() error {
 // logPanic recovers and logs a panic, so that a bug costs one probe.
 func (s *Server) logPanic() {
 	if p := recover(); p != nil && s.Log != nil {
-		s.Log.Error("internal error, please report it", "in", "health",
-			"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		bug.Report(s.Log, "health", p)
 	}
 }
 

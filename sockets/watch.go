@@ -2,10 +2,11 @@ package sockets
 
 import (
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/drainit/drainit/internal/bug"
 )
 
 const (
@@ -37,7 +38,7 @@ func (c *Counter) Watch(done <-chan struct{}, until Until) <-chan Verdict {
 		defer w.close()
 		defer func() {
 			if p := recover(); p != nil {
-				c.log.Error("internal error, please report it", "in", "counting clients", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				bug.Report(c.log, "counting clients", p)
 			}
 		}()
 		w.run(done, out)

@@ -37,12 +37,11 @@
 package supervisor
 
 import (
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"github.com/drainit/drainit/health"
+	"github.com/drainit/drainit/internal/bug"
 	"github.com/drainit/drainit/notify"
 	"github.com/drainit/drainit/reaper"
 	"github.com/drainit/drainit/sockets"
@@ -235,17 +234,11 @@ func (l *loop) step() (done bool) {
 // onPanic keeps a bug from ending the container, and from spinning.
 func (l *loop) onPanic(p any) bool {
 	if l.panics++; l.panics <= 3 {
-		l.logBug(p)
+		bug.Report(l.Log, "the loop", p)
 	}
 	time.Sleep(time.Duration(min(l.panics, 100)) * time.Millisecond)
 	l.reapAgain() // the event that was lost may have been an exit
 	return l.child.exited && l.panics > 100
-}
-
-// logBug reports a recovered panic.
-func (l *loop) logBug(p any) {
-	l.Log.Error("internal error, please report it at https://github.com/drainit/drainit/issues",
-		"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 }
 
 // transition feeds e to the state machine and carries out what entering the
@@ -288,7 +281,7 @@ func (l *loop) done() bool {
 func (l *loop) finish() (o Outcome) {
 	defer func() {
 		if p := recover(); p != nil {
-			l.logBug(p)
+			bug.Report(l.Log, "the last words", p)
 		}
 	}()
 	r := l.record(time.Now())
