@@ -3,10 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writer is a stderr with moods. It blocks while block is open and fails with
-// err while that is set.
+// writer is a stderr that blocks while block is open, and fails with err while
+// that is set.
 type writer struct {
 	block chan struct{}
 
@@ -50,8 +50,8 @@ func (w *writer) String() string {
 	return w.got.String()
 }
 
-// In a bubble a Write that blocked would be a deadlock, and time that passed
-// can be told.
+// inBubble runs f in a synctest bubble, where a Write that blocked would be a
+// deadlock, and time that passed can be measured.
 func inBubble(t *testing.T, w *writer, f func(*stderr)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -79,13 +79,13 @@ func TestStderrThatBlocks(t *testing.T) {
 		}
 		s.Flush(time.Minute)
 		if took := time.Since(began); took != 0 {
-			t.Errorf("took %s, with the queue full and nobody reading; want no time", took)
+			t.Errorf("took %s, with the queue full and nothing reading; want no time", took)
 		}
 		want := uint64(lines - queueLength - 1)
 		if got := s.Dropped(); got != want {
 			t.Errorf("%d dropped, want %d", got, want)
 		}
-		close(w.block) // somebody reads again
+		close(w.block) // it is read again
 		synctest.Wait()
 		fmt.Fprintln(s, "more")
 		s.Flush(time.Minute)
@@ -97,7 +97,7 @@ func TestStderrThatBlocks(t *testing.T) {
 			t.Errorf("got …%q, want what was queued, and more", got[max(0, len(got)-200):])
 		}
 		if n := strings.Count(got, "dropped"); n != 1 {
-			t.Errorf("told %d times that lines were dropped, want once", n)
+			t.Errorf("%d reports of dropped lines, want one", n)
 		}
 	})
 }
@@ -158,7 +158,7 @@ func TestALineIsCopied(t *testing.T) {
 	inBubble(t, w, func(s *stderr) {
 		b := []byte("mine\n")
 		s.Write(b)
-		copy(b, "your") // a logger uses its buffer again
+		copy(b, "your") // a logger reuses its buffer
 		s.Flush(time.Minute)
 		if got := w.String(); got != "mine\n" {
 			t.Errorf("got %q, want %q", got, "mine\n")
@@ -168,19 +168,34 @@ func TestALineIsCopied(t *testing.T) {
 
 func TestLogger(t *testing.T) {
 	var b bytes.Buffer
-	newLogger(&b, "text", "info").Info("a message", "wait", 1500*time.Millisecond)
+	newLogger(&b, false, slog.LevelInfo).Info("a message", "wait", 1500*time.Millisecond)
 	if got := b.String(); !strings.Contains(got, `msg="drainit: a message" wait=1.5s`) {
 		t.Errorf("text: %s", got)
 	}
 	b.Reset()
-	newLogger(&b, "json", "info").Info("a message", "wait", 1500*time.Millisecond)
+	newLogger(&b, true, slog.LevelInfo).Info("a message", "wait", 1500*time.Millisecond)
 	var got map[string]any
-	if err := json.Unmarshal(b.Bytes(), &got); err != nil || got["msg"] != "drainit: a message" || got["wait"] != "1.5s" || got["level"] != "INFO" {
-		t.Errorf("json: %s, %v", b.String(), err)
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		t.Fatalf("json: %v: %s", err, b.String())
 	}
-	for level, want := range map[string]int{"debug": 4, "info": 3, "warn": 2, "error": 1} {
+	delete(got, "time")
+	want := map[string]any{
+		"level":        "INFO",
+		"msg":          "drainit: a message",
+		"wait":         "1.5s",
+		"wait_seconds": 1.5,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("json: got %v, want %v", got, want)
+	}
+	for level, want := range map[slog.Level]int{
+		slog.LevelDebug: 4,
+		slog.LevelInfo:  3,
+		slog.LevelWarn:  2,
+		slog.LevelError: 1,
+	} {
 		b.Reset()
-		l := newLogger(&b, "text", level)
+		l := newLogger(&b, false, level)
 		l.Debug("x")
 		l.Info("x")
 		l.Warn("x")
@@ -188,28 +203,5 @@ func TestLogger(t *testing.T) {
 		if n := strings.Count(b.String(), "\n"); n != want {
 			t.Errorf("%s: %d lines of 4, want %d", level, n, want)
 		}
-	}
-}
-
-func TestLeaveWords(t *testing.T) {
-	dir := t.TempDir()
-	in := func(name string) string { return filepath.Join(dir, name) }
-	if err := errors.Join(os.WriteFile(in("there"), []byte(strings.Repeat("x", 100)), 0o600), os.Mkdir(in("dir"), 0o700),
-		unix.Mkfifo(in("fifo"), 0o600), os.Symlink("there", in("link"))); err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range []string{"off", in("missing"), in("dir"), in("fifo"), "/dev/null", "/no/such/dir"} {
-		leaveWords(file, "words") // none of these may block, fail or be made
-	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 4 {
-		t.Errorf("there are %v now", entries)
-	}
-	leaveWords(in("there"), "words")
-	if got, _ := os.ReadFile(in("there")); string(got) != strings.Repeat("x", 100)+"\nwords" {
-		t.Errorf("got %q, want the words after what the child had written", got)
-	}
-	leaveWords(in("link"), strings.Repeat("y", 10000))
-	if got, _ := os.ReadFile(in("there")); !strings.HasSuffix(string(got), "words\n"+strings.Repeat("y", 4095)) {
-		t.Errorf("%d bytes, want the 4096 that the kubelet reads after what was there", len(got))
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,29 +23,32 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"drainit": drainit, supervisor.Trampoline: drainit})
 }
 
-// TestScripts runs testdata/script: what a user could type, and what comes of
-// it.
+// update has the scripts' golden files rewritten: go test -run TestScripts . -u
+var update = flag.Bool("u", false, "rewrite the golden files of the scripts")
+
+// TestScripts runs testdata/script: what a user could type, and the results.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
+		UpdateScripts:       *update,
 		Setup: func(e *testscript.Env) error {
-			// The race detector lets each process sleep for a second at its end.
+			// The race detector has each process sleep for a second at its end.
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
-			// Nobody there, and none of this machine's last words.
+			// No port, and not this machine's termination log.
 			e.Setenv("DRAINIT_HEALTH_ADDR", "off")
 			e.Setenv("DRAINIT_TERMINATION_LOG", "off")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":   exits,
-			"refuses": refuses,
+			"rejects": rejects,
 			"plans":   plans,
 		},
 	})
 }
 
-// exits CODE [NAME=value…] command… is exec with the exact code.
+// exits CODE [NAME=value…] command… runs a command and requires its exact code.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	if neg || err != nil {
@@ -63,14 +67,14 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// refuses NAME=value wrong mend: the plan is these two lines, and code 125.
-func refuses(ts *testscript.TestScript, neg bool, args []string) {
+// rejects NAME=value msg hint: plan prints these two lines, and exits with 125.
+func rejects(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
-		ts.Fatalf("usage: refuses NAME=value wrong mend")
+		ts.Fatalf("usage: rejects NAME=value msg hint")
 	}
 	exits(ts, false, []string{"125", args[0], "drainit", "plan"})
 	name, value, _ := strings.Cut(args[0], "=")
-	want := fmt.Sprintf("drainit: %s=%q: %s\n  %s\n", name, value, args[1], args[2])
+	want := fmt.Sprintf("drainit: %s=%q: %s\ndrainit: hint: %s\n", name, value, args[1], args[2])
 	if got := ts.ReadFile("stderr"); got != want {
 		ts.Fatalf("got\n%swant\n%s", got, want)
 	}
@@ -79,19 +83,21 @@ func refuses(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// plans [NAME=value…] text: the plan works, and text is in it.
+// plans [NAME=value…] regexp: the plan works, and matches the expression, in
+// which a space is any white space.
 func plans(ts *testscript.TestScript, neg bool, args []string) {
 	last := len(args) - 1
 	exits(ts, false, slices.Concat([]string{"0"}, args[:last], []string{"drainit", "plan"}))
-	if got := ts.ReadFile("stdout"); strings.Contains(got, args[last]) == neg {
-		ts.Fatalf("%q in it is %t:\n%s", args[last], !neg, got)
+	re := regexp.MustCompile(strings.ReplaceAll(args[last], " ", `\s+`))
+	if got := ts.ReadFile("stdout"); re.MatchString(got) == neg {
+		ts.Fatalf("it matches %s: %t\n%s", re, !neg, got)
 	}
 	if got := ts.ReadFile("stderr"); got != "" {
 		ts.Fatalf("on stderr: %s", got)
 	}
 }
 
-// defaults are what the configuration is where nothing is set.
+// defaults returns what the configuration is where nothing is set.
 func defaults(t *testing.T) map[string]string {
 	t.Helper()
 	clearEnv(t)
@@ -99,10 +105,10 @@ func defaults(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.inForce()
+	return c.effective()
 }
 
-// clearEnv leaves no variable of ours to the test.
+// clearEnv unsets every variable of drainit's for the test.
 func clearEnv(t testing.TB) {
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
@@ -130,7 +136,7 @@ func same(t *testing.T, what string, got map[string]string) {
 	}
 }
 
-// unsetWords are how people are told that a default is nothing.
+// unsetWords are what the documentation calls a default that is empty.
 var unsetWords = []string{"none", "as received", "the one received"}
 
 func TestUsageAndConfigAgree(t *testing.T) {
@@ -177,9 +183,9 @@ func TestHelpFitsATerminal(t *testing.T) {
 			t.Errorf("%q is too wide, or has a tab", l)
 		}
 	}
-	for word := range words {
-		if !strings.Contains(usage, strings.TrimPrefix(word, "--")) {
-			t.Errorf("`drainit help` does not know %q", word)
+	for command := range commands {
+		if !strings.Contains(usage, command) {
+			t.Errorf("`drainit help` does not list %q", command)
 		}
 	}
 }
@@ -204,7 +210,7 @@ func TestInstallIsAtomic(t *testing.T) {
 		t.Fatal(err)
 	}
 	if os.SameFile(was, is) {
-		t.Error("the old file was written to: one that runs could not be replaced, and half of it could be run")
+		t.Error("the old file was written to: a running one could not be replaced, and half a binary could be run")
 	}
 	if is.Mode() != 0o755 {
 		t.Errorf("mode %v, want 0755", is.Mode())

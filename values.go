@@ -1,48 +1,227 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/drainit/drainit/sockets"
 	"github.com/drainit/drainit/supervisor"
 	"golang.org/x/sys/unix"
 )
 
-// wrong is why a value could not be decoded, and how to mend it.
-type wrong struct{ wrong, mend string }
+// problem is what is wrong with a value, and how to mend it.
+type problem struct{ msg, hint string }
 
 // raw is what every variable's type has: the text it was set to, and what was
 // wrong with it. An empty value is an unset one, as for most programs: compose
 // files and charts leave them behind. load fills in its default.
 type raw struct {
 	set string
-	bad *wrong
+	bad *problem
 }
 
-func (r *raw) text() string    { return r.set }
-func (r *raw) problem() *wrong { return r.bad }
+func (r *raw) text() string      { return r.set }
+func (r *raw) problem() *problem { return r.bad }
 
-func (r *raw) refuse(mend, format string, args ...any) error {
-	r.bad = &wrong{fmt.Sprintf(format, args...), mend}
-	return nil // envconfig would stop at the first
+// reject keeps what is wrong. It returns nil, since envconfig would stop at the
+// first error.
+func (r *raw) reject(hint, format string, args ...any) error {
+	r.bad = &problem{fmt.Sprintf(format, args...), hint}
+	return nil
 }
 
-// text is a word or an address.
-type text struct {
-	raw
-	value string
-}
-
-func (t *text) Decode(s string) error {
+// choose sets r and v to the choice called s.
+func choose[T any](r *raw, v *T, s string, choices ...choice[T]) error {
 	if s == "" {
 		return nil
 	}
-	t.set, t.value = s, s
+	r.set = s
+	var names []string
+	for _, c := range choices {
+		if c.name == s {
+			*v = c.value
+			return nil
+		}
+		names = append(names, c.name)
+	}
+	last := len(names) - 1
+	return r.reject("use "+strings.Join(names[:last], ", ")+" or "+names[last], "not a valid value")
+}
+
+type choice[T any] struct {
+	name  string
+	value T
+}
+
+// until is DRAIN_UNTIL.
+type until struct {
+	raw
+	value sockets.Until
+}
+
+func (u *until) Decode(s string) error {
+	return choose(&u.raw, &u.value, s,
+		choice[sockets.Until]{"window", sockets.Window},
+		choice[sockets.Until]{"quiet", sockets.Quiet},
+		choice[sockets.Until]{"idle", sockets.Idle},
+		choice[sockets.Until]{"closed", sockets.Closed})
+}
+
+// scope is SIGNAL_SCOPE.
+type scope struct {
+	raw
+	group bool // signals go to the child's process group
+}
+
+func (c *scope) Decode(s string) error {
+	return choose(&c.raw, &c.group, s, choice[bool]{"child", false}, choice[bool]{"group", true})
+}
+
+// logFormat is LOG_FORMAT.
+type logFormat struct {
+	raw
+	json bool
+}
+
+func (f *logFormat) Decode(s string) error {
+	return choose(&f.raw, &f.json, s, choice[bool]{"text", false}, choice[bool]{"json", true})
+}
+
+// logLevel is LOG_LEVEL.
+type logLevel struct {
+	raw
+	level slog.Level
+}
+
+func (l *logLevel) Decode(s string) error {
+	return choose(&l.raw, &l.level, s,
+		choice[slog.Level]{"debug", slog.LevelDebug},
+		choice[slog.Level]{"info", slog.LevelInfo},
+		choice[slog.Level]{"warn", slog.LevelWarn},
+		choice[slog.Level]{"error", slog.LevelError})
+}
+
+// optionalPath is a file, or off, which is kept as "".
+type optionalPath struct {
+	raw
+	path string
+}
+
+func (p *optionalPath) Decode(s string) error {
+	if s == "" {
+		return nil
+	}
+	p.set = s
+	if s != "off" {
+		p.path = s
+	}
 	return nil
+}
+
+// address is an address to listen on, or off, which is kept as port 0.
+type address struct {
+	raw
+	host string // empty: every address
+	port uint16
+}
+
+func (a *address) Decode(s string) (err error) {
+	if s == "" {
+		return nil
+	}
+	a.set = s
+	if s == "off" {
+		return nil
+	}
+	if a.host, a.port, err = splitHostPort(s); err != nil {
+		return a.reject("write host:port or :port, :8099 for one, or off", "%v", err)
+	}
+	return nil
+}
+
+func (a address) off() bool        { return a.port == 0 }
+func (a address) portText() string { return strconv.Itoa(int(a.port)) }
+func (a address) String() string   { return net.JoinHostPort(a.host, a.portText()) }
+
+// splitHostPort takes an address apart, whose port must be a number.
+func splitHostPort(addr string) (string, uint16, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, errors.New("not an address with a port")
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil || n < 1 || n > math.MaxUint16 {
+		return "", 0, fmt.Errorf("%q is not a port from 1 to 65535", port)
+	}
+	return host, uint16(n), nil
+}
+
+// checkKind is how the child is checked.
+type checkKind int
+
+const (
+	checkListen  checkKind = iota // it has a listening TCP socket
+	checkStarted                  // it was started
+	checkNotify                   // it sent READY=1
+	checkTCP                      // its port accepts a connection
+	checkHTTP                     // it answers a GET
+)
+
+// readyCheck is READY_CHECK.
+type readyCheck struct {
+	raw
+	kind checkKind
+	url  *url.URL // of checkTCP and checkHTTP
+}
+
+func (c *readyCheck) Decode(s string) error {
+	if s == "" {
+		return nil
+	}
+	c.set = s
+	switch s {
+	case "listen":
+		c.kind = checkListen
+	case "started":
+		c.kind = checkStarted
+	case "notify":
+		c.kind = checkNotify
+	default:
+		var err error
+		if c.kind, c.url, err = parseCheckURL(s); err != nil {
+			return c.reject("use listen, started, notify, tcp://host:port or http://host:port/path",
+				"%v", err)
+		}
+	}
+	return nil
+}
+
+// parseCheckURL reads the URL of a tcp:// or http:// check.
+func parseCheckURL(s string) (checkKind, *url.URL, error) {
+	u, err := url.Parse(s)
+	kind := checkHTTP
+	if strings.HasPrefix(s, "tcp://") {
+		kind = checkTCP
+	}
+	switch {
+	case err != nil || kind == checkHTTP && !strings.HasPrefix(s, "http://") || u.Hostname() == "":
+		return 0, nil, errors.New("not a valid check")
+	case u.User != nil:
+		return 0, nil, errors.New("a check carries no user name")
+	case kind == checkTCP && (u.Port() == "" || s != "tcp://"+u.Host):
+		return 0, nil, errors.New("a tcp check has a host, a port and no more")
+	case u.Port() != "":
+		_, _, err = splitHostPort(u.Host)
+	}
+	return kind, u, err
 }
 
 // duration is a Go duration, or a bare number of seconds as Kubernetes has it.
@@ -60,10 +239,10 @@ func (d *duration) Decode(s string) error {
 		return nil
 	}
 	d.set, d.given = s, true
-	const mend = "write 30s, 1m30s, or 30 for seconds"
+	const hint = "write 30s, 1m30s, or 30 for seconds"
 	if n, err := strconv.ParseUint(s, 10, 64); err == nil {
 		if n > uint64(maxDuration/time.Second) {
-			return d.refuse("write less than a year", "too long")
+			return d.reject("write less than a year", "too long")
 		}
 		d.Duration = time.Duration(n) * time.Second
 		return nil
@@ -71,18 +250,18 @@ func (d *duration) Decode(s string) error {
 	parsed, err := time.ParseDuration(s)
 	switch {
 	case strings.HasPrefix(s, "-"):
-		return d.refuse(mend, "negative")
+		return d.reject(hint, "negative")
 	case err != nil:
-		return d.refuse(mend, "not a duration: %s", strings.TrimPrefix(err.Error(), "time: "))
+		return d.reject(hint, "not a duration: %s", strings.TrimPrefix(err.Error(), "time: "))
 	case parsed > maxDuration:
-		return d.refuse("write less than a year", "too long")
+		return d.reject("write less than a year", "too long")
 	}
 	d.Duration = parsed
 	return nil
 }
 
-// orElse is the default of a duration that was not given.
-func (d *duration) orElse(def time.Duration) {
+// setDefault sets a duration that was not given.
+func (d *duration) setDefault(def time.Duration) {
 	if !d.given {
 		d.Duration, d.set = def, def.String()
 	}
@@ -109,12 +288,13 @@ func parseSignal(s string) (unix.Signal, bool) {
 			offset, err = 0, nil
 		}
 		n := first + offset
-		return unix.Signal(n), err == nil && n >= 34 && n <= 64 && (rest == "" || rest[0] == '+' || rest[0] == '-')
+		signed := rest == "" || rest[0] == '+' || rest[0] == '-'
+		return unix.Signal(n), err == nil && signed && n >= 34 && n <= 64
 	}
 	return 0, false
 }
 
-const mendSignal = "write a name or number as `kill -l` has them: SIGTERM, QUIT, 15"
+const signalHint = "write a name or number as `kill -l` has them: SIGTERM, QUIT, 15"
 
 // oneSignal is one signal, or none.
 type oneSignal struct {
@@ -129,7 +309,7 @@ func (o *oneSignal) Decode(s string) error {
 	o.set = s
 	n, ok := parseSignal(s)
 	if !ok {
-		return o.refuse(mendSignal, "no such signal")
+		return o.reject(signalHint, "no such signal")
 	}
 	o.signal = n
 	return nil
@@ -149,7 +329,8 @@ func (l *signalList) Decode(s string) error {
 	for word := range strings.SplitSeq(s, ",") {
 		n, ok := parseSignal(word)
 		if !ok {
-			return l.refuse(mendSignal+", separated by commas", "no signal is called %q", strings.TrimSpace(word))
+			return l.reject(signalHint+", separated by commas",
+				"no signal is called %q", strings.TrimSpace(word))
 		}
 		if !slices.Contains(l.signals, n) {
 			l.signals = append(l.signals, n)
@@ -169,24 +350,24 @@ func (m *signalMap) Decode(s string) error {
 		return nil
 	}
 	m.set, m.signals = s, make(map[unix.Signal]unix.Signal)
-	const mend = "write FROM=TO pairs separated by commas: SIGHUP=SIGUSR2,SIGUSR1=ignore"
+	const hint = "write FROM=TO pairs separated by commas: SIGHUP=SIGUSR2,SIGUSR1=ignore"
 	for pair := range strings.SplitSeq(s, ",") {
 		from, to, ok := strings.Cut(pair, "=")
 		if !ok {
-			return m.refuse(mend, "%q has no =", strings.TrimSpace(pair))
+			return m.reject(hint, "%q has no =", strings.TrimSpace(pair))
 		}
 		f, ok := parseSignal(from)
 		if !ok {
-			return m.refuse(mend, "no signal is called %q", strings.TrimSpace(from))
+			return m.reject(hint, "no signal is called %q", strings.TrimSpace(from))
 		}
 		var t unix.Signal
 		if strings.TrimSpace(to) != "ignore" {
 			if t, ok = parseSignal(to); !ok {
-				return m.refuse(mend, "no signal is called %q", strings.TrimSpace(to))
+				return m.reject(hint, "no signal is called %q", strings.TrimSpace(to))
 			}
 		}
 		if _, twice := m.signals[f]; twice {
-			return m.refuse("name each signal once", "%s is there twice", supervisor.SignalName(f))
+			return m.reject("name each signal once", "%s is there twice", supervisor.SignalName(f))
 		}
 		m.signals[f] = t
 	}
@@ -204,7 +385,7 @@ func (m *codeMap) Decode(s string) error {
 		return nil
 	}
 	m.set, m.codes = s, make(map[int]int)
-	const mend = "write FROM=TO pairs from 0 to 255 separated by commas: 143=0,130=0"
+	const hint = "write FROM=TO pairs from 0 to 255 separated by commas: 143=0,130=0"
 	code := func(word string) (int, bool) {
 		n, err := strconv.Atoi(strings.TrimSpace(word))
 		return n, err == nil && n >= 0 && n <= math.MaxUint8
@@ -214,10 +395,10 @@ func (m *codeMap) Decode(s string) error {
 		f, ok1 := code(from)
 		t, ok2 := code(to)
 		if !ok || !ok1 || !ok2 {
-			return m.refuse(mend, "%q is not a pair of exit codes", strings.TrimSpace(pair))
+			return m.reject(hint, "%q is not a pair of exit codes", strings.TrimSpace(pair))
 		}
 		if _, twice := m.codes[f]; twice {
-			return m.refuse("name each code once", "%d is there twice", f)
+			return m.reject("name each code once", "%d is there twice", f)
 		}
 		m.codes[f] = t
 	}
@@ -241,7 +422,8 @@ func (l *portList) Decode(s string) error {
 	for word := range strings.SplitSeq(s, ",") {
 		n, err := strconv.ParseUint(strings.TrimSpace(word), 10, 16)
 		if err != nil || n == 0 {
-			return l.refuse("write auto, or ports from 1 to 65535 separated by commas: 8080,8443", "%q is not a port", strings.TrimSpace(word))
+			return l.reject("write auto, or ports from 1 to 65535 separated by commas: 8080,8443",
+				"%q is not a port", strings.TrimSpace(word))
 		}
 		if !slices.Contains(l.ports, uint16(n)) {
 			l.ports = append(l.ports, uint16(n))

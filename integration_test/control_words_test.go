@@ -84,8 +84,8 @@ func TestSkipInABareContainer(t *testing.T) {
 	w.becomes(200, "")
 	w.deliver(term)
 	w.logs("stop asked for")
-	w.expect(1, "a stop is under way already, asked for by SIGTERM", "drain")
-	w.expect(1, "a stop is under way, asked for by SIGTERM: it can't be taken back", "undrain")
+	w.expect(1, "a stop is in progress already, asked for by SIGTERM", "drain")
+	w.expect(1, "a stop is in progress, asked for by SIGTERM: it can't be taken back", "undrain")
 	if s := w.status(); s.Phase != "draining" || s.Drained {
 		t.Errorf("phase %s, held %v", s.Phase, s.Drained)
 	}
@@ -133,7 +133,7 @@ func TestControlWhereItCannotWork(t *testing.T) {
 		w := runBox(t, append(bareBox, variables([]string{"HEALTH_ADDR=off"})...), image(t, "drainit"), "/worker", "onterm -1", "notify \"X=1\"")
 		w.says("notified")
 		for _, word := range words {
-			w.expect(1, "DRAINIT_HEALTH_ADDR is off in this environment, so there is nobody to ask", word)
+			w.expect(1, "DRAINIT_HEALTH_ADDR is off in this environment: there is no drainit to ask", word)
 		}
 	})
 	t.Run("HEALTH_ADDR is no address", func(t *testing.T) {

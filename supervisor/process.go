@@ -72,7 +72,7 @@ func ExecChild(args []string) int {
 	}
 	e := new(StartError)
 	errors.As(explain(file, err), &e)
-	fmt.Fprintf(os.Stderr, "drainit: %s\n  %s\n", e.Msg, e.Hint)
+	fmt.Fprintf(os.Stderr, "drainit: %s\ndrainit: hint: %s\n", e.Msg, e.Hint)
 	return e.Code
 }
 

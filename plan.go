@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/drainit/drainit/sockets"
+	"github.com/drainit/drainit/supervisor"
+	"golang.org/x/sys/unix"
+)
+
+// printPlan prints what the environment means, for people and for the CI of
+// images.
+func printPlan(args []string) int {
+	if !noArguments("plan", args) {
+		return codeError
+	}
+	c, err := load()
+	if err != nil {
+		return failUsage(err)
+	}
+	for _, l := range c.plan() {
+		fmt.Println(l)
+	}
+	return 0
+}
+
+// plan returns the timeline of a stop, one step a line, and what else there is
+// to know.
+func (c *Config) plan() []string {
+	p := c.policy()
+	first := p.StopOn[0]
+	lines := []string{"on " + supervisor.SignalName(first)}
+	for _, s := range c.steps(p, first) {
+		lines = append(lines, fmt.Sprintf("%8s  %s", s.at, s.what))
+	}
+	for _, s := range p.StopOn[1:] {
+		l := "on " + supervisor.SignalName(s) + "  the same"
+		if sent := p.ForwardedAs(s); sent != p.ForwardedAs(first) {
+			l += ", sending " + supervisor.SignalName(sent)
+		}
+		lines = append(lines, l)
+	}
+	return append(lines, c.remarks(p.Timeline)...)
+}
+
+// step is what happens at one time after the stop signal.
+type step struct {
+	at   time.Duration
+	what string
+}
+
+// steps returns what a stop by the signal received does, and when.
+func (c *Config) steps(p supervisor.Policy, received unix.Signal) (steps []step) {
+	t := p.Timeline
+	to := " to the child"
+	if p.Group {
+		to = " to the child's process group"
+	}
+	add := func(at time.Duration, what string) { steps = append(steps, step{at, what}) }
+	if p.DrainSignal != 0 {
+		add(0, supervisor.SignalName(p.DrainSignal)+to)
+	}
+	add(t.UnreadyDelay, "not ready (503), still serving")
+	sent := supervisor.SignalName(p.ForwardedAs(received))
+	if p.Until == sockets.Window || t.ForwardAfter() == t.Window {
+		add(t.Window, sent+to)
+	} else {
+		add(t.Window, "earliest "+sent+to+", when "+conditions[p.Until])
+		add(t.ForwardAfter(), "latest "+sent)
+	}
+	add(t.KillAfter(), "SIGKILL to every process that is left")
+	return steps
+}
+
+// conditions are what each DRAIN_UNTIL waits for.
+var conditions = map[sockets.Until]string{
+	sockets.Quiet:  "no new connection arrives",
+	sockets.Idle:   "no new connection arrives and no request is in flight",
+	sockets.Closed: "no new connection arrives and none is open",
+}
+
+// remarks returns the rest of the plan, a line each.
+func (c *Config) remarks(t supervisor.Timeline) []string {
+	lines := []string{fmt.Sprintf("the budget of %s must be the runtime's: "+
+		"terminationGracePeriodSeconds, stop_grace_period, docker stop -t", t.Grace)}
+	if c.HealthAddr.off() {
+		lines = append(lines, "readiness is not served: DRAINIT_HEALTH_ADDR is off")
+	} else {
+		lines = append(lines, fmt.Sprintf("ready %s; reported at %s/readyz",
+			c.ReadyCheck.condition(), c.HealthAddr))
+	}
+	if t.OrphanGrace > 0 {
+		lines = append(lines,
+			fmt.Sprintf("processes that the child leaves behind get %s more", t.OrphanGrace))
+	}
+	return lines
+}
+
+// condition says when the child is ready.
+func (c *readyCheck) condition() string {
+	switch c.kind {
+	case checkListen:
+		return "when the child listens on a TCP port"
+	case checkStarted:
+		return "as soon as the child is started"
+	case checkNotify:
+		return "when the child sends READY=1"
+	}
+	return "while " + strings.TrimSpace(c.set) + " answers"
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// injected matches the variables Kubernetes sets for Services whose names begin
+// with drainit, which are no mistake. Theirs is a URL in …_PORT; a number there
+// was meant for DRAINIT_PORTS or DRAINIT_HEALTH_ADDR. Compiled when needed: few
+// containers have any.
+var injected = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^DRAINIT_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|` +
+		`PORT=[a-z]+://|PORT_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?=)`)
+})
+
+// unknown returns the variables with our prefix that do not exist.
+func unknown(environ []string) (errs []*configError) {
+	var known []string
+	for _, v := range new(Config).variables() {
+		known = append(known, v.name)
+	}
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		ours := strings.HasPrefix(strings.ToUpper(name), prefix+"_")
+		if !ours || slices.Contains(known, name) || injected().MatchString(kv) {
+			continue
+		}
+		hint := "`drainit help` lists them all"
+		if near := nearest(known, name); near != "" {
+			hint = fmt.Sprintf("did you mean %s? %s", near, hint)
+		}
+		errs = append(errs, &configError{name, value, problem{"no such variable", hint}})
+	}
+	return errs
+}
+
+// nearest returns the known name that name was most likely meant to be: one it
+// is the beginning or the end of, or the one fewest letters away; none if most
+// letters differ.
+func nearest(known []string, name string) string {
+	name = strings.ToUpper(name)
+	word := strings.TrimPrefix(name, prefix)
+	cost := func(k string) int {
+		if strings.HasPrefix(k, name) || strings.HasSuffix(k, word) {
+			return 1
+		}
+		return distance(k, name)
+	}
+	best := slices.MinFunc(known, func(a, b string) int { return cost(a) - cost(b) })
+	if cost(best) > max(1, len(word)/3) {
+		return ""
+	}
+	return best
+}
+
+// distance returns the number of letters to insert, delete or change
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0]++
+		for j := range len(b) {
+			change := last
+			if a[i] != b[j] {
+				change++
+			}
+			last = row[j+1]
+			row[j+1] = min(row[j+1]+1, row[j]+1, change)
+		}
+	}
+	return row[len(b)]
+}
