@@ -1,5 +1,6 @@
 # make         a static, stripped binary for this machine
 # make demo    what a restart loses without drainit and with it, measured
+# make clients what clients lose behind real servers, before and now: docs/clients.md
 # make test    installs what the tests need (Debian, root) and runs all of them
 # make lint    format, vet, tidy, staticcheck
 
@@ -10,13 +11,26 @@ BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: drainit demo test lint fuzz clean
+
+# What `make clients` measures beside this tree, which cases, and how often.
+BEFORE ?= 0e188c0
+RUN ?= .
+RUNS ?= 1
+
+.PHONY: drainit demo clients test lint fuzz clean
 
 drainit:
 	$(BUILD) -o $@ .
 
 demo:
 	CGO_ENABLED=0 $(GO) run -trimpath ./examples/demo
+
+clients: drainit
+	scripts/clients-setup
+	@old=$$(mktemp -d) && trap 'rm -rf $$old' EXIT && mkdir $$old/tree && \
+	git archive $(BEFORE) | tar -x -C $$old/tree && \
+	(cd $$old/tree && $(BUILD) -buildvcs=false -o $$old/drainit .) && \
+	cd clients && $(GO) run . -before $$old/drainit -drainit ../drainit -run '$(RUN)' -n $(RUNS) $(CLIENTSFLAGS)
 
 test:
 	scripts/test-setup

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"time"
+
+	"google.golang.org/grpc"
+)
+
+// Balancers and clients that keep connections, and go on using them after the
+// stop signal: the connections are old, and the requests new.
+
+func goServer(args ...string) func(*world) []string {
+	return func(*world) []string { return append([]string{self(), "-server"}, args...) }
+}
+
+func program(args ...string) func(*world) []string {
+	return func(*world) []string { return args }
+}
+
+var node = program("node", "node.js")
+
+// java answers by threads of its own.
+func java(more ...string) func(*world) []string {
+	return program(append([]string{"java", "-XX:TieredStopAtLevel=1", "Server.java"}, more...)...)
+}
+
+var poolCases = []scenario{
+	{
+		name: "nginx pool, 40/s, reloaded after 10 s", kind: early, server: goServer("http"),
+		warm: 12 * time.Second, late: 10 * time.Second,
+		traffic: func(w *world) { w.nginx(); w.arrive(40, mixed(0.1, 300*time.Millisecond)) },
+		rows:    lossless("quiet", "idle", "closed"),
+	},
+	{
+		name: "nginx pool before node, 40/s, reloaded after 15 s", kind: early, server: node,
+		warm: 12 * time.Second, late: 15 * time.Second,
+		traffic: func(w *world) { w.nginx(); w.arrive(40, mixed(0.1, 300*time.Millisecond)) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
+		name: "HAProxy pool, 40/s, checks 6 s × 3", kind: early, server: goServer("http"),
+		warm: 12 * time.Second, late: 25 * time.Second,
+		traffic: func(w *world) {
+			w.haproxy(6*time.Second, 3)
+			w.arrive(40, mixed(0.1, 300*time.Millisecond))
+		},
+		rows: lossless("quiet", "idle"),
+	},
+	{
+		name: "20 keep-alive clients, moved after 15 s", kind: early, server: goServer("http"),
+		warm: 10 * time.Second, late: 15 * time.Second,
+		traffic: func(w *world) { w.keep(20, 500*time.Millisecond, false, fixed("/")) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
+		name: "20 keep-alive clients in TLS before node, moved after 12 s", kind: early, server: node, tls: true,
+		warm: 10 * time.Second, late: 12 * time.Second,
+		traffic: func(w *world) { w.keep(20, 500*time.Millisecond, false, fixed("/")) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
+		name: "gRPC, 10 channels, moved after 20 s", kind: early, server: goServer("grpc"),
+		warm: 10 * time.Second, late: 20 * time.Second,
+		traffic: func(w *world) { w.calls(10, 200*time.Millisecond) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
+		name: "gRPC, 10 channels, moved after 12 s", kind: early, server: goServer("grpc"),
+		warm: 10 * time.Second, late: 12 * time.Second,
+		traffic: func(w *world) { w.calls(10, 200*time.Millisecond) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
+		name: "redis, 10 kept connections, moved after 10 s", kind: early, server: redis,
+		warm: 10 * time.Second, late: 10 * time.Second,
+		traffic: func(w *world) {
+			for i := range 10 {
+				w.clients.Go(func() { w.pingRedis(clientIP(i)) })
+			}
+		},
+		rows: lossless("quiet", "idle"),
+	},
+}
+
+// calls is so many channels that make a quick call after each pause, until the
+// balancer moves on.
+func (w *world) calls(n int, pause time.Duration) {
+	w.channels(n, 0, func(c *grpc.ClientConn) {
+		for !closed(w.moved) {
+			w.call(c, 0)
+			time.Sleep(exponential(pause))
+		}
+	})
+}

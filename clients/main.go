@@ -1,0 +1,257 @@
+// Clients measures what real clients lose, and how long a stop takes, when a
+// real server behind drainit is stopped.
+//
+//	go run ./clients -drainit ./drainit [-before OLD] [-run REGEXP] [-n 3]
+//
+// A case is a server, the traffic of its clients, and the balancer that
+// follows readiness late. Each is stopped once for each value of DRAIN_UNTIL
+// it is about. Clients never retry: a request that gets no whole answer is
+// lost.
+//
+//	this process ──► one process a stop (network, PID and mount namespaces)
+//	                   │ 10.99.0.1 the node; 10.99.0.10… balancers; .100… clients
+//	                   │ veth
+//	                   └► drainit ──► server (namespaces of its own) 10.99.0.2:8000
+//
+// The invariant: a stop shares nothing with another one but the CPUs.
+// PassiveOpens is counted for each network namespace, and so is everything
+// else that drainit reads.
+package main
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed servers
+var servers embed.FS
+
+// subject is what is in front of the server.
+type subject struct {
+	Label string // before or now
+	Path  string // of drainit, or of tini
+}
+
+// order is one stop to make: it goes to a process of its own.
+type order struct {
+	Case    string
+	Until   string // empty: not set, the default rule
+	Budget  time.Duration
+	Subject subject
+	Round   int
+	Dir     string // the servers' files and certificates
+}
+
+func main() {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "-enter":
+		enter(os.Args[2:])
+	case len(os.Args) > 1 && os.Args[1] == "-server":
+		serve(os.Args[2], os.Args[3:])
+	case os.Getenv(orderVariable) != "":
+		stopOnce()
+	default:
+		if err := run(); err != nil {
+			fmt.Fprintln(os.Stderr, "clients:", err)
+			os.Exit(1)
+		}
+	}
+}
+
+func run() error {
+	var (
+		now      = flag.String("drainit", "", "path of the drainit to measure, or of tini")
+		before   = flag.String("before", "", "path of one to measure beside it")
+		match    = flag.String("run", "", "only cases whose `name/value` matches")
+		rounds   = flag.Int("n", 1, "rounds")
+		parallel = flag.Int("p", 10, "stops at a time: they mostly wait")
+		out      = flag.String("out", "", "write the table to this file, and the results to FILE.jsonl")
+		keep     = flag.Bool("keep", false, "add to the results that are there")
+		defaults = flag.Bool("default", false, "compare DRAIN_UNTIL=window with no value, at budgets of 10, 30 and 60 s")
+		list     = flag.Bool("list", false, "list the cases")
+		verbose  = flag.Bool("v", false, "print drainit's log and the losses")
+	)
+	flag.Parse()
+	re, err := regexp.Compile(*match)
+	if err != nil {
+		return err
+	}
+	if *list {
+		for _, o := range orders(re, []subject{{}}, 1, *defaults) {
+			fmt.Println(o.name())
+		}
+		return nil
+	}
+	if *now == "" {
+		return fmt.Errorf("-drainit names the binary to measure")
+	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("only root can make network namespaces")
+	}
+	subjects := []subject{{"now", *now}}
+	if *before != "" {
+		subjects = slices.Insert(subjects, 0, subject{"before", *before})
+	}
+	for i := range subjects {
+		if subjects[i].Path, err = filepath.Abs(subjects[i].Path); err != nil {
+			return err
+		}
+	}
+	dir, err := prepare()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+
+	todo := orders(re, subjects, *rounds, *defaults)
+	for i := range todo {
+		todo[i].Dir = dir
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer cancel()
+	results := measure(ctx, todo, *parallel, *verbose)
+	if *out == "" {
+		return nil
+	}
+	return report(*out, results, *keep)
+}
+
+// orders lists the stops to make, those that last longest first.
+func orders(re *regexp.Regexp, subjects []subject, rounds int, defaults bool) []order {
+	var all []order
+	for round := range rounds {
+		for _, c := range cases {
+			for _, o := range c.orders(defaults) {
+				if !re.MatchString(o.name()) {
+					continue
+				}
+				for _, s := range subjects {
+					o.Round, o.Subject = round+1, s
+					all = append(all, o)
+				}
+			}
+		}
+	}
+	return all
+}
+
+func (o order) name() string {
+	until := o.Until
+	if until == "" {
+		until = "default"
+	}
+	if o.Budget != fullBudget {
+		until += fmt.Sprintf(" of %.0f s", o.Budget.Seconds())
+	}
+	return o.Case + "/" + until
+}
+
+// measure makes the stops, so many at a time, and prints a line for each.
+func measure(ctx context.Context, todo []order, parallel int, verbose bool) []result {
+	var (
+		mu      sync.Mutex
+		results []result
+		slots   = make(chan struct{}, parallel)
+		all     sync.WaitGroup
+	)
+	for _, o := range todo {
+		slots <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		all.Go(func() {
+			defer func() { <-slots }()
+			r := elsewhere(ctx, o)
+			mu.Lock()
+			defer mu.Unlock()
+			results = append(results, r)
+			fmt.Println(r.line())
+			if verbose {
+				fmt.Printf("%s\n%s", strings.Join(r.Losses, "\n"), r.log)
+			}
+		})
+	}
+	all.Wait()
+	return results
+}
+
+const orderVariable = "CLIENTS_ORDER"
+
+// elsewhere makes a stop in a process with namespaces of its own: whatever is
+// left of it ends with that process.
+func elsewhere(ctx context.Context, o order) result {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	self, err := os.Executable()
+	if err != nil {
+		return o.failed(err, "")
+	}
+	spec, _ := json.Marshal(o)
+	cmd := exec.CommandContext(ctx, self)
+	cmd.Env = append(os.Environ(), orderVariable+"="+string(spec))
+	cmd.SysProcAttr = &unix.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS,
+		Pdeathsig:  unix.SIGKILL,
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	var r result
+	if err == nil {
+		err = json.Unmarshal(stdout, &r)
+	}
+	if err != nil {
+		return o.failed(err, stderr.String())
+	}
+	r.log = stderr.String()
+	return r
+}
+
+// prepare writes the servers' files and a certificate to a new folder.
+func prepare() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "clients"); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	files, err := fs.Sub(servers, "servers")
+	if err == nil {
+		err = os.CopyFS(dir, files)
+	}
+	if err == nil {
+		err = certify(dir)
+	}
+	return dir, err
+}
+
+// certify makes a certificate that nothing checks: PEM, and PKCS 12 for Java.
+func certify(dir string) error {
+	for _, args := range [][]string{
+		{"req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+			"-subj", "/CN=server", "-keyout", "key.pem", "-out", "cert.pem"},
+		{"pkcs12", "-export", "-in", "cert.pem", "-inkey", "key.pem", "-passout", "pass:secret", "-out", "both.p12"},
+	} {
+		cmd := exec.Command("openssl", args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("openssl %s: %v: %s", args[0], err, out)
+		}
+	}
+	return nil
+}

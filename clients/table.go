@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The table is put between these two lines of the report; the rest of it is
+// written by hand.
+const (
+	tableBegins = "<!-- table: written by make clients -->"
+	tableEnds   = "<!-- end of table -->"
+)
+
+// report writes the results as JSON lines beside path, and the table made of
+// them into it. With keep set they are added to those that are there.
+func report(path string, results []result, keep bool) error {
+	raw := strings.TrimSuffix(path, filepath.Ext(path)) + ".jsonl"
+	if keep {
+		old, err := load(raw)
+		if err != nil {
+			return err
+		}
+		results = append(old, results...)
+	}
+	slices.SortStableFunc(results, byPlace)
+	var b bytes.Buffer
+	for _, r := range results {
+		if err := json.NewEncoder(&b).Encode(r); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(raw, b.Bytes(), 0o644); err != nil {
+		return err
+	}
+	return insert(path, table(results))
+}
+
+func load(path string) (all []result, err error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	for d := json.NewDecoder(bytes.NewReader(b)); err == nil; {
+		var r result
+		if err = d.Decode(&r); err == nil {
+			all = append(all, r)
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return all, err
+}
+
+// insert puts the table where it belongs in the file.
+func insert(path, table string) error {
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	head, rest, found := strings.Cut(string(b), tableBegins)
+	_, tail, _ := strings.Cut(rest, tableEnds)
+	if !found {
+		head, tail = string(b), "\n"
+	}
+	return os.WriteFile(path, []byte(head+tableBegins+"\n\n"+table+"\n"+tableEnds+tail), 0o644)
+}
+
+// place is where a result's row is in the table.
+func (r *result) place() int {
+	return slices.IndexFunc(cases, func(c scenario) bool { return c.name == r.Case })
+}
+
+func byPlace(a, b result) int {
+	for _, d := range []int{
+		slices.Index(kinds, a.Kind) - slices.Index(kinds, b.Kind), a.place() - b.place(), int(a.Budget - b.Budget),
+		slices.Index(values, a.Until) - slices.Index(values, b.Until), strings.Compare(a.Subject, b.Subject), a.Round - b.Round,
+	} {
+		if d != 0 {
+			return d
+		}
+	}
+	return 0
+}
+
+var (
+	kinds  = []string{early, late, stays}
+	values = []string{"window", "", "quiet", "idle", "closed"}
+	titles = map[string]string{early: "Too early", late: "Too late", stays: "What works stays"}
+)
+
+// table has a row for each case and value, with the subjects side by side.
+// Sorted results are expected.
+func table(results []result) string {
+	subjects := map[string]bool{}
+	for _, r := range results {
+		subjects[r.Subject] = true
+	}
+	labels := slices.Sorted(maps.Keys(subjects))
+	var b strings.Builder
+	kind := ""
+	for len(results) > 0 {
+		first := results[0]
+		n := slices.IndexFunc(results, func(r result) bool { return r.name() != first.name() })
+		if n < 0 {
+			n = len(results)
+		}
+		if first.Kind != kind {
+			kind = first.Kind
+			heading(&b, kind, labels)
+		}
+		tableRow(&b, results[:n], labels)
+		results = results[n:]
+	}
+	return b.String()
+}
+
+func heading(b *strings.Builder, kind string, labels []string) {
+	fmt.Fprintf(b, "### %s\n\n| case | value |", titles[kind])
+	for _, l := range labels {
+		fmt.Fprintf(b, " %s: lost | forwarded | why |", l)
+	}
+	fmt.Fprintf(b, " verdict |\n|---|---|%s---|\n", strings.Repeat("---|---|---|", len(labels)))
+}
+
+func tableRow(b *strings.Builder, results []result, labels []string) {
+	r := results[0]
+	value := r.until()
+	if r.Budget != fullBudget.Seconds() {
+		value = fmt.Sprintf("%s of %.0f s", value, r.Budget)
+	}
+	fmt.Fprintf(b, "| %s | %s |", r.Case, value)
+	verdict := ""
+	for _, l := range labels {
+		var lost, forwarded, why, verdicts []string
+		for _, r := range results {
+			if r.Subject != l {
+				continue
+			}
+			lost = append(lost, fmt.Sprintf("%d/%d", r.lostAll(), r.Total))
+			forwarded = append(forwarded, fmt.Sprintf("%.1f", r.Forwarded))
+			why = append(why, r.reason())
+			verdicts = append(verdicts, r.Verdict)
+		}
+		fmt.Fprintf(b, " %s | %s | %s |", joined(lost), joined(forwarded), joined(why))
+		verdict = joined(verdicts) // of the last: that is now
+	}
+	fmt.Fprintf(b, " %s |\n", verdict)
+}
+
+// joined lists what differs, and a thing that is always the same once.
+func joined(all []string) string {
+	if len(slices.Compact(slices.Clone(all))) == 1 {
+		return all[0]
+	}
+	return strings.Join(all, ", ")
+}
+
+func (r *result) until() string {
+	if r.Until == "" {
+		return "default"
+	}
+	return r.Until
+}
+
+func (r *result) reason() string {
+	if r.Killed {
+		return r.Why + ", killed"
+	}
+	return r.Why
+}
+
+func (r *result) name() string {
+	return order{Case: r.Case, Until: r.Until, Budget: time.Duration(r.Budget * float64(time.Second))}.name()
+}
