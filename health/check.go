@@ -8,37 +8,40 @@ import (
 	"time"
 )
 
-// Result is what a readiness check found.
+// Result is the outcome of a check.
 type Result struct {
 	OK     bool
-	Reason string // why not, or what was seen
-	Hint   string // for the log, once: something is odd
+	Reason string // why the check failed, or what it found
+	Hint   string // to be logged, once
 }
 
-// How often a child that is starting is looked at, and when somebody should be
-// told that it may never do what is waited for.
+// While the child starts it is checked often. After patience the result
+// carries a hint that the condition may never be met.
 const (
 	startingInterval = 200 * time.Millisecond
 	patience         = 30 * time.Second
-	lateInterval     = time.Second // once patience is at its end
+	lateInterval     = time.Second // from then on
 )
 
-// Check looks once.
+// Check checks the child once.
 type Check func(ctx context.Context) Result
 
-// Started is the check of a child that counts as ready once it runs.
+// Started is the check for a child that counts as ready once it runs.
 func Started(context.Context) Result {
-	return Result{OK: true, Reason: "the child was started (DRAINIT_READY_CHECK=started looks no further)"}
+	return Result{OK: true, Reason: "the child was started (DRAINIT_READY_CHECK=started checks nothing else)"}
 }
 
-// Listening is the check of a child that counts as ready once ports, which
-// looks without connecting, finds one.
+// Listening returns a check that passes once the child listens on a TCP port.
+// ports returns those ports, without connecting to them.
+//
+// It proves that the server has bound its port, and nothing else: the server
+// may hang, or answer every request with an error. An http:// check asks it.
 func Listening(ports func() ([]uint16, error)) Check {
 	return func(context.Context) Result {
 		found, err := ports()
 		switch {
 		case err != nil:
-			return Result{Reason: "can't see listening sockets: " + err.Error()}
+			return Result{Reason: "can't read the listening sockets: " + err.Error()}
 		case len(found) == 0:
 			return Result{Reason: "no listening TCP socket yet"}
 		}
@@ -46,8 +49,11 @@ func Listening(ports func() ([]uint16, error)) Check {
 	}
 }
 
-// TCP is the check of a child that counts as ready while addr accepts a
-// connection within timeout.
+// TCP returns a check that passes while addr accepts a connection within
+// timeout. The kernel accepts on behalf of a server that hangs, until the
+// backlog is full: http:// is the better check.
+//
+// dialed is called for each connection that the child counts as a client.
 func TCP(addr string, timeout time.Duration, dialed func()) Check {
 	return func(ctx context.Context) Result {
 		c, err := dial(ctx, addr, timeout, dialed)
@@ -59,9 +65,9 @@ func TCP(addr string, timeout time.Duration, dialed func()) Check {
 	}
 }
 
-// HTTP is the check of a child that counts as ready while a GET of u answers
-// with 200 to 399 within timeout. As the kubelet's, it makes a connection of
-// its own each time; redirects are an answer and are not followed.
+// HTTP returns a check that passes while a GET of u is answered with a status
+// from 200 to 399 within timeout. Like the kubelet, it opens a new connection
+// each time and does not follow redirects.
 func HTTP(u *url.URL, timeout time.Duration, dialed func()) Check {
 	addr := u.Host
 	if u.Port() == "" {
@@ -87,49 +93,37 @@ func dial(ctx context.Context, addr string, timeout time.Duration, dialed func()
 	if err != nil {
 		return nil, err
 	}
+	// A connection to an address of this network namespace is accepted in it
+	// too, where it would be mistaken for a client.
 	if l, r := c.LocalAddr().(*net.TCPAddr), c.RemoteAddr().(*net.TCPAddr); l.IP.Equal(r.IP) {
-		dialed() // one that arrives here too, and is no client
+		dialed()
 	}
 	return c, c.SetDeadline(time.Now().Add(timeout))
 }
 
-// Watch runs check and sends what changes until ctx ends: often until it
-// first passes, and then every interval, or no more if interval is 0. hint is
-// for the log if the child is not ready after a while.
+// Watch runs check until ctx ends and sends each result that differs from the
+// one before: often until the first pass, then every interval, or never again
+// if interval is 0. If the child is not ready after patience, hint is appended
+// to the reason, and the first such result has it as its Hint.
 func Watch(ctx context.Context, check Check, interval time.Duration, hint string, out chan<- Result) {
-	var last Result
-	began, ready, hinted := time.Now(), false, false
+	w := watch{began: time.Now(), interval: interval, hint: hint}
 	for n := 1; ; n++ {
 		r := check(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if r.OK && !ready || n%trimEvery == 0 {
+		if r.OK && !w.ready || n%trimEvery == 0 {
 			ReleaseMemory()
 		}
-		ready = ready || r.OK
-		if !ready && !hinted && time.Since(began) >= patience {
-			hinted = true
-			r.Hint = fmt.Sprintf("not ready after %s: %s%s", patience, r.Reason, hint)
-		}
-		if !ready && hinted {
-			r.Reason += hint
-		}
-		if n == 1 || r != last {
+		if r, changed := w.next(r); changed {
 			select {
 			case out <- r:
 			case <-ctx.Done():
 				return
 			}
-			r.Hint = ""
-			last = r
 		}
-		wait := interval
-		if !ready && hinted {
-			wait = max(interval, lateInterval)
-		} else if !ready {
-			wait = startingInterval
-		} else if interval == 0 {
+		wait, again := w.wait()
+		if !again {
 			return
 		}
 		select {
@@ -138,4 +132,44 @@ func Watch(ctx context.Context, check Check, interval time.Duration, hint string
 			return
 		}
 	}
+}
+
+// watch is the state of Watch.
+type watch struct {
+	began    time.Time
+	interval time.Duration
+	hint     string
+
+	checked bool   // once
+	last    Result // the one before, without its hint
+	ready   bool   // the check has passed once
+	hinted  bool
+}
+
+// next returns r with the hint it needs, and whether it differs from the one
+// before.
+func (w *watch) next(r Result) (Result, bool) {
+	w.ready = w.ready || r.OK
+	hint := ""
+	if !w.ready && !w.hinted && time.Since(w.began) >= patience {
+		w.hinted = true
+		hint = fmt.Sprintf("not ready after %s: %s%s", patience, r.Reason, w.hint)
+	}
+	if !w.ready && w.hinted {
+		r.Reason += w.hint
+	}
+	changed := !w.checked || r != w.last || hint != ""
+	w.checked, w.last = true, r
+	return Result{r.OK, r.Reason, hint}, changed
+}
+
+// wait returns the time until the next check, and whether there is to be one.
+func (w *watch) wait() (time.Duration, bool) {
+	switch {
+	case w.ready:
+		return w.interval, w.interval > 0
+	case w.hinted:
+		return max(w.interval, lateInterval), true
+	}
+	return startingInterval, true
 }

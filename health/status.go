@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// Status is all that drainit knows at one instant: the body of /statusz and
-// the source of /metrics. It is made anew for each request, by the loop that
-// owns the facts; it never holds the child's environment.
+// Status is everything drainit knows at one instant: the body of /statusz and
+// the source of /metrics. The supervisor's loop, which owns the facts, builds it
+// for each request. It never contains the child's environment.
 type Status struct {
 	Phase    string    `json:"phase"`
-	Since    time.Time `json:"since"` // of the phase
+	Since    time.Time `json:"since"` // when the phase began
 	PID      int       `json:"pid"`   // drainit's own, in its PID namespace
 	ChildPID int       `json:"child_pid"`
 	Started  time.Time `json:"child_started"`
@@ -22,25 +22,25 @@ type Status struct {
 
 	Ready   bool   `json:"ready"`
 	Reason  string `json:"reason,omitempty"`    // why it is not ready
-	Drained bool   `json:"drained_by_operator"` // drained by `drainit drain`, without a stop
+	Drained bool   `json:"drained_by_operator"` // by `drainit drain`, without a stop
 	Text    string `json:"status,omitempty"`    // the child's last STATUS=
 	Alive   bool   `json:"alive"`
 
 	Stop    *Stop    `json:"stop,omitempty"`    // from t0 on
-	Clients *Clients `json:"clients,omitempty"` // from t0 on, where they are counted
+	Clients *Clients `json:"clients,omitempty"` // from t0 on, if they are counted
 
 	Signals map[string]Count   `json:"signals"`
-	Reaped  uint64             `json:"processes_reaped"` // orphans and the child
+	Reaped  uint64             `json:"processes_reaped"` // including the child
 	Notify  *Notify            `json:"notify,omitempty"`
-	Phases  map[string]float64 `json:"phase_seconds"` // spent in each so far
+	Phases  map[string]float64 `json:"phase_seconds"` // in each phase so far
 	Dropped uint64             `json:"log_lines_dropped"`
 	Config  map[string]string  `json:"config"`
 
-	// Order is every phase's name, for the state set.
+	// Order lists the names of all phases, for drainit_phase.
 	Order []string `json:"-"`
 }
 
-// Stop is a stop under way.
+// Stop is a stop in progress.
 type Stop struct {
 	T0         time.Time  `json:"t0"`
 	AskedBy    string     `json:"asked_by"`
@@ -48,12 +48,12 @@ type Stop struct {
 	KillAt     time.Time  `json:"kill_at"`
 	MayForward bool       `json:"may_forward"` // prestop may return
 	Forwarded  *time.Time `json:"forwarded,omitempty"`
-	Signal     string     `json:"signal"` // what the child is or was sent
+	Signal     string     `json:"signal"` // to the child, sent or to be sent
 	Why        string     `json:"why,omitempty"`
 	WaitingFor string     `json:"waiting_for,omitempty"`
 }
 
-// Clients is what the kernel's tables say of the child's TCP connections.
+// Clients counts the child's TCP connections, from the kernel's tables.
 type Clients struct {
 	Known    bool    `json:"known"`
 	Open     int     `json:"connections"`
@@ -62,20 +62,20 @@ type Clients struct {
 	Rate     float64 `json:"arrivals_per_second"` // before t0
 }
 
-// Count is how often a signal came, and how often one was sent on for it.
+// Count is how often a signal was received, and how often it was forwarded.
 type Count struct {
 	Seen      uint64 `json:"seen"`
 	Forwarded uint64 `json:"forwarded"`
 }
 
-// Notify counts the readiness protocol's datagrams that were not taken.
+// Notify counts the rejected datagrams of the notify protocol.
 type Notify struct {
 	Malformed uint64 `json:"malformed"`
 	Foreign   uint64 `json:"foreign"`
-	Last      string `json:"last,omitempty"` // whose the latest of them was, and what was wrong
+	Last      string `json:"last,omitempty"` // the sender and the error of the latest
 }
 
-// probeCount is how often one path was answered with one code.
+// probeCount counts the answers with one code on one path.
 type probeCount struct {
 	path string
 	code int
@@ -85,20 +85,20 @@ type probeCount struct {
 // metrics writes s in the Prometheus text format, version 0.0.4.
 func (s Status) metrics(w io.Writer, probes []probeCount) {
 	m := metricWriter{w}
-	m.head("drainit_phase", "gauge", "The phase the container is in: 1 for that one, 0 for the others.")
+	m.head("drainit_phase", "gauge", "1 for the current phase of the container, 0 for the others.")
 	for _, p := range s.Order {
-		m.sample("drainit_phase", number(p == s.Phase), "phase", p)
+		m.sample("drainit_phase", bit(p == s.Phase), "phase", p)
 	}
 	m.head("drainit_phase_seconds", "gauge", "Time spent in each phase so far, in seconds.")
 	for _, p := range s.Order {
 		m.sample("drainit_phase_seconds", s.Phases[p], "phase", p)
 	}
-	m.one("drainit_ready", "gauge", "Whether /readyz answers 200.", number(s.Ready))
-	m.one("drainit_alive", "gauge", "Whether /livez answers 200.", number(s.Alive))
+	m.one("drainit_ready", "gauge", "Whether /readyz answers 200.", bit(s.Ready))
+	m.one("drainit_alive", "gauge", "Whether /livez answers 200.", bit(s.Alive))
 	m.one("drainit_child_start_time_seconds", "gauge", "When the child was started, in seconds since the epoch.",
 		float64(s.Started.UnixMilli())/1000)
-	m.one("drainit_processes_reaped_total", "counter", "Exits collected, the child's own included.", float64(s.Reaped))
-	m.one("drainit_log_lines_dropped_total", "counter", "Log lines that stderr did not take in time.", float64(s.Dropped))
+	m.one("drainit_processes_reaped_total", "counter", "Processes reaped, including the child.", float64(s.Reaped))
+	m.one("drainit_log_lines_dropped_total", "counter", "Log lines dropped because stderr was blocked.", float64(s.Dropped))
 
 	m.head("drainit_probes_total", "counter", "Requests answered on this port.")
 	for _, p := range probes {
@@ -109,20 +109,20 @@ func (s Status) metrics(w io.Writer, probes []probeCount) {
 	for _, n := range names {
 		m.sample("drainit_signals_received_total", float64(s.Signals[n].Seen), "signal", n)
 	}
-	m.head("drainit_signals_forwarded_total", "counter", "Signals received that were sent on to the child, by the name they came under.")
+	m.head("drainit_signals_forwarded_total", "counter", "Signals forwarded to the child, by the name of the signal received.")
 	for _, n := range names {
 		m.sample("drainit_signals_forwarded_total", float64(s.Signals[n].Forwarded), "signal", n)
 	}
 	if s.Notify != nil {
-		m.head("drainit_notify_refused_total", "counter", "Notify datagrams that were not taken.")
+		m.head("drainit_notify_refused_total", "counter", "Notify datagrams that were rejected.")
 		m.sample("drainit_notify_refused_total", float64(s.Notify.Malformed), "reason", "malformed")
 		m.sample("drainit_notify_refused_total", float64(s.Notify.Foreign), "reason", "foreign")
 	}
 	if c := s.Clients; c != nil && c.Known {
-		m.one("drainit_client_connections", "gauge", "Open TCP connections of the child's ports.", float64(c.Open))
-		m.one("drainit_client_requests_in_flight", "gauge", "Connections with a request that is not answered yet.", float64(c.InFlight))
+		m.one("drainit_client_connections", "gauge", "Open TCP connections to the child's ports.", float64(c.Open))
+		m.one("drainit_client_requests_in_flight", "gauge", "Connections with a request that has not been answered.", float64(c.InFlight))
 		m.one("drainit_client_accept_queue", "gauge", "Connections waiting to be accepted.", float64(c.Queued))
-		m.one("drainit_client_arrivals_per_second", "gauge", "Connections that arrived per second before the stop began.", c.Rate)
+		m.one("drainit_client_arrivals_per_second", "gauge", "New connections per second before the stop began.", c.Rate)
 	}
 }
 
@@ -137,8 +137,8 @@ func (m metricWriter) one(name, kind, help string, v float64) {
 	m.sample(name, v)
 }
 
-// sample writes one line; labels are name, value pairs, and %q escapes as the
-// format wants for the words used here.
+// sample writes one line. labels are pairs of name and value; %q escapes the
+// values used here as the format requires.
 func (m metricWriter) sample(name string, v float64, labels ...string) {
 	var pairs []string
 	for i := 0; i+1 < len(labels); i += 2 {
@@ -150,7 +150,7 @@ func (m metricWriter) sample(name string, v float64, labels ...string) {
 	fmt.Fprintf(m.w, "%s %v\n", name, v)
 }
 
-func number(b bool) float64 {
+func bit(b bool) float64 {
 	if b {
 		return 1
 	}
