@@ -1,5 +1,5 @@
-// Package cgroup reads the one thing drainit wants to know of its control
-// group: whether the kernel killed something in it for want of memory.
+// Package cgroup reads from drainit's control group whether the kernel's OOM
+// killer has ended a process in it. It reads nothing else.
 package cgroup
 
 import (
@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// root is where containers find the control groups mounted.
+// root is where control groups are mounted in containers.
 const root = "/sys/fs/cgroup"
 
-// OOMKills is how many processes of this cgroup the OOM killer has ended so
-// far: oom_kill in memory.events (cgroup v2) or in memory.oom_control (v1,
-// Linux 4.13). Its error means that the kernel does not tell.
+// OOMKills returns how many processes of this cgroup the OOM killer has ended
+// so far: oom_kill in memory.events (cgroup v2) or in memory.oom_control (v1,
+// since Linux 4.13). It returns an error if the kernel reports neither.
 func OOMKills() (uint64, error) {
 	self, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -24,9 +24,9 @@ func OOMKills() (uint64, error) {
 	return oomKills(root, string(self))
 }
 
-// oomKills tries each file that may be ours. In a container the own cgroup is
-// usually mounted at the root, whatever path /proc/self/cgroup names, since v1
-// shows the host's path there; outside it is at that path.
+// oomKills tries each file that may belong to this cgroup. In a container the
+// cgroup is usually mounted at root, and the path in /proc/self/cgroup may be
+// the host's (always with v1); outside a container it is at that path.
 func oomKills(root, self string) (uint64, error) {
 	for line := range strings.Lines(self) {
 		// hierarchy-ID:controllers:path (cgroups(7)); v2 has ID 0 and none.
@@ -51,10 +51,10 @@ func oomKills(root, self string) (uint64, error) {
 			}
 		}
 	}
-	return 0, errors.New("no memory cgroup tells of OOM kills")
+	return 0, errors.New("no memory cgroup counts OOM kills")
 }
 
-// field finds "name number" on a line of its own.
+// field returns the number in the line "name number".
 func field(data []byte, name string) (uint64, error) {
 	for line := range strings.Lines(string(data)) {
 		if rest, ok := strings.CutPrefix(line, name+" "); ok {

@@ -61,7 +61,7 @@ func TestOOMKills(t *testing.T) {
 	}
 }
 
-// TestOOMKillsHere: whatever this machine has, asking is harmless.
+// TestOOMKillsHere: the call is harmless on any machine.
 func TestOOMKillsHere(t *testing.T) {
 	n, err := OOMKills()
 	t.Logf("%d, %v", n, err)

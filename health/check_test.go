@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// serve answers each connection with f, and says how many there were.
+// serve handles each connection with f and counts them.
 func serve(t *testing.T, f func(net.Conn)) (string, *atomic.Int64) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,7 +40,7 @@ func serve(t *testing.T, f func(net.Conn)) (string, *atomic.Int64) {
 	return l.Addr().String(), n
 }
 
-// answer reads the request's head and says text.
+// answer returns a handler that reads a request and writes text.
 func answer(text string) func(net.Conn) {
 	return func(c net.Conn) {
 		head := make([]byte, 4096)
@@ -109,7 +109,7 @@ func TestHTTPCheck(t *testing.T) {
 	}
 }
 
-// TestHTTPCheckIsBounded: a server gone mad must not fill the memory of PID 1.
+// TestHTTPCheckIsBounded: an endless answer must not fill the memory of PID 1.
 func TestHTTPCheckIsBounded(t *testing.T) {
 	for name, f := range map[string]func(net.Conn, []byte){
 		"header lines":   func(c net.Conn, x []byte) { io.WriteString(c, "HTTP/1.1 200 OK\r\n") },
@@ -168,7 +168,7 @@ func TestHTTPCheckSendsWhatAServerNeeds(t *testing.T) {
 	}
 }
 
-// refused is an address where nobody listens.
+// refused returns an address at which connections are refused.
 func refused(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -234,7 +234,7 @@ func TestStartedCheck(t *testing.T) {
 	}
 }
 
-// TestWatch has the instants at which a check is made and a result is sent.
+// TestWatch: the instants at which the child is checked and a result is sent.
 func TestWatch(t *testing.T) {
 	okAfter := func(d time.Duration) func(time.Duration) Result {
 		return func(at time.Duration) Result { return Result{OK: at >= d, Reason: fmt.Sprint(at >= d)} }
@@ -293,7 +293,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-func TestWatchEndsWhileNobodyListens(t *testing.T) {
+func TestWatchEndsWhileItsResultIsNotReceived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

@@ -16,10 +16,10 @@ import (
 // HTTP/1 as far as probes speak it, both ends: one request, one answer, one
 // connection. Heads are read by net/textproto and targets by net/url, which
 // net/http reads them with too; what is here is the first line of either and
-// what is refused. net/http itself, with nothing but ReadRequest and ReadResponse
-// in use, adds 1.4 MB to the binary, and to every container 1.3 MB of resident
-// memory, of it 0.3 anonymous: TLS, HTTP/2, MIME types and proxies set themselves
-// up whether they are wanted or not.
+// what is refused. net/http itself, with nothing but ReadRequest and
+// ReadResponse in use, adds 1.4 MB to the binary, and to every container 1.3 MB
+// of resident memory, of it 0.3 anonymous: TLS, HTTP/2, MIME types and proxies
+// set themselves up whether they are wanted or not.
 
 // request is the head of one, as far as it matters here.
 type request struct {
@@ -82,9 +82,10 @@ func readRequest(in *bufio.Reader) (r request, err error) {
 	return r, nil
 }
 
-// readFields reads the rest of a head and hands each field to see, until that has
-// something against one. (ReadMIMEHeader would make a map of all of them, and
-// another one of common names: together a quarter of what a probe allocates.)
+// readFields reads the rest of a head and hands each field to see, until that
+// has something against one. (ReadMIMEHeader would make a map of all of them,
+// and another one of common names: together a quarter of what a probe
+// allocates.)
 func readFields(head *textproto.Reader, see func(name, value string) error) error {
 	for {
 		line, err := head.ReadLine()
@@ -102,7 +103,8 @@ func readFields(head *textproto.Reader, see func(name, value string) error) erro
 	}
 }
 
-// token says whether s is one, as RFC 9110 5.6.2 has it: a method, or a field's name.
+// token says whether s is one, as RFC 9110 5.6.2 has it: a method, or a field's
+// name.
 func token(s string) bool {
 	for _, c := range []byte(s) {
 		switch {
@@ -240,8 +242,8 @@ func get(c net.Conn, host, target, agent string) (code int, body io.Reader, leng
 const maxBody = 1 << 20
 
 // Get asks the HTTP server at the other end of c for path, once, and returns
-// what it answers. It fails if the answer is cut off, or is no HTTP. Its time is
-// the connection's.
+// what it answers. It fails if the answer is cut off, or is no HTTP. Its time
+// is the connection's.
 func Get(c net.Conn, path string) (code int, body []byte, err error) {
 	code, in, length, err := get(c, "drainit", path, "drainit")
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 
 // port accepts connections, one request each.
 //
-// At most maxConnections are open. Who comes then waits until one of them ends, or
-// has been open for so long that it is no probe's: so that neither silent
-// connections keep probes from being answered, nor a burst of probes cuts itself
-// off.
+// At most maxConnections are open. Who comes then waits until one of them ends,
+// or has been open for so long that it is no probe's: so that neither silent
+// connections keep probes from being answered, nor a burst of probes cuts
+// itself off.
 type port struct {
 	file     *os.File // the listening socket
 	raw      syscall.RawConn
@@ -173,13 +173,13 @@ func (p *port) close() error {
 
 // conn is a connection that never makes the Go runtime want another thread.
 //
-// In an ordinary system call a goroutine gives up its processor, and if it takes
-// long, as on a machine without time for us, another thread is made to go on
-// there. Where the pids limit is used up that is the end of PID 1. A net.Conn's
-// calls don't block, but each can be caught in the middle: with two clients and ten
-// processes waiting for each CPU, more threads were wanted than are in reserve.
-// These calls keep the processor, as in any program of one thread; and closing,
-// which os.File does, is left to one goroutine at a time.
+// In an ordinary system call a goroutine gives up its processor, and if it
+// takes long, as on a machine without time for us, another thread is made to go
+// on there. Where the pids limit is used up that is the end of PID 1. A
+// net.Conn's calls don't block, but each can be caught in the middle: with two
+// clients and ten processes waiting for each CPU, more threads were wanted than
+// are in reserve. These calls keep the processor, as in any program of one
+// thread; and closing, which os.File does, is left to one goroutine at a time.
 type conn struct {
 	file *os.File
 	raw  syscall.RawConn // file's
@@ -224,9 +224,9 @@ func (c *conn) CloseWrite() error {
 // Close must only be called by one goroutine at a time, see conn.
 func (c *conn) Close() error { return c.file.Close() }
 
-// transfer makes a call of the shape of send, recv and accept4 (a descriptor, two
-// arguments that a nil b leaves 0, flags) whenever ready says that it may not have
-// to wait, until it need not.
+// transfer makes a call of the shape of send, recv and accept4 (a descriptor,
+// two arguments that a nil b leaves 0, flags) whenever ready says that it may
+// not have to wait, until it need not.
 func transfer(ready func(func(uintptr) bool) error, call uintptr, b []byte, flags uintptr) (int, error) {
 	var n uintptr
 	var errno syscall.Errno

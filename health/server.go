@@ -29,10 +29,10 @@ const (
 // trimEvery is after how many probes their memory is given back.
 const trimEvery = 50
 
-// ReleaseMemory gives unused memory back to the kernel. Left alone the heap would grow
-// to 4 MB before the first collection, and be given back over minutes by
-// wake-ups of its own. What the first of two collections has freed the second
-// finds unused.
+// ReleaseMemory gives unused memory back to the kernel. Left alone the heap
+// would grow to 4 MB before the first collection, and be given back over
+// minutes by wake-ups of its own. What the first of two collections has freed
+// the second finds unused.
 func ReleaseMemory() {
 	runtime.GC()
 	debug.FreeOSMemory()

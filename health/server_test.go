@@ -275,8 +275,8 @@ func TestMoreThanTheLimit(t *testing.T) {
 	}
 }
 
-// TestABurstOfProbes: more of them at once than there are places, and none is cut
-// off.
+// TestABurstOfProbes: more of them at once than there are places, and none is
+// cut off.
 func TestABurstOfProbes(t *testing.T) {
 	_, addr := listen(t)
 	const n = 5 * maxConnections

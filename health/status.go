@@ -10,8 +10,8 @@ import (
 )
 
 // Status is everything drainit knows at one instant: the body of /statusz and
-// the source of /metrics. The supervisor's loop, which owns the facts, builds it
-// for each request. It never contains the child's environment.
+// the source of /metrics. The supervisor's loop, which owns the facts, builds
+// it for each request. It never contains the child's environment.
 type Status struct {
 	Phase    string    `json:"phase"`
 	Since    time.Time `json:"since"` // when the phase began

@@ -15,11 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener receives notifications from the processes of this container.
+// Listener receives notifications from the processes of the container.
 type Listener struct {
 	file *os.File // non-blocking, so that reads wait in the runtime's poller
 	addr string
-	path string // the socket's file, to be removed; empty for an abstract one
+	path string // the socket's file, which Close removes; empty if abstract
 	pid  int    // drainit's own
 
 	closing sync.Once
@@ -34,29 +34,29 @@ type refusal struct {
 	err error
 }
 
-// Listen opens the socket. pid is the caller's own: it says whose processes are
-// listened to.
+// Listen opens the socket. pid is the caller's own and decides which senders
+// are accepted:
 //
-//   - PID 1: everybody the kernel can name in this PID namespace, which is the
-//     container. That includes what `docker exec` starts and PID namespaces
-//     nested in this one. The name of the socket belongs to the network
-//     namespace, which a pod's containers share, but a sender in a neighbour
-//     has no PID here and is refused.
+//   - PID 1: every process that has a PID in this namespace, which is the
+//     container. That includes processes started by `docker exec` and nested
+//     PID namespaces. The name of the socket belongs to the network namespace,
+//     which a pod's containers share, but a sender in another container has no
+//     PID here and is rejected.
 //   - Any other (a shared PID namespace, a bare machine): pid itself and its
-//     descendants, told by /proc. Listen fails if /proc can't tell.
+//     descendants, according to /proc. Listen fails if /proc is unusable.
 //
-// The address is in the abstract namespace, so it needs no writable disk and
-// leaves nothing behind. Its name can't be guessed, but can be read in
-// /proc/net/unix: it is the check of the sender that keeps strangers out.
+// The address is abstract, so it needs no writable disk and leaves no file
+// behind. It can't be guessed but is listed in /proc/net/unix, so the check of
+// the sender is what keeps strangers out.
 //
 // Not every sender knows abstract names: the Ruby code that Puma and Sidekiq
 // share takes "@…" for a file and raises an error. ListenIn is for those.
 func Listen(pid int) (*Listener, error) { return listen("@drainit/", pid) }
 
-// ListenIn is Listen with a socket file in directory dir, which must be
-// absolute and writable: /dev/shm usually is, with a read-only disk too. Every
-// uid may write to the file, as the server's may be another. Close removes it;
-// after a SIGKILL it stays.
+// ListenIn is Listen with a socket file in dir, which must be absolute and
+// writable: /dev/shm usually is, even with a read-only root file system. Every
+// uid may write to the file, as the server's uid may differ. Close removes it;
+// after a SIGKILL it remains.
 func ListenIn(dir string, pid int) (*Listener, error) {
 	return listen(filepath.Join(dir, "drainit-notify-"), pid)
 }
@@ -64,7 +64,7 @@ func ListenIn(dir string, pid int) (*Listener, error) {
 func listen(prefix string, pid int) (*Listener, error) {
 	if pid != 1 {
 		if err := proc.Check(); err != nil {
-			return nil, fmt.Errorf("tell own processes from others: %w", err)
+			return nil, fmt.Errorf("identify the senders of notifications: %w", err)
 		}
 	}
 	var random [16]byte
@@ -77,11 +77,11 @@ func listen(prefix string, pid int) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the notify socket: %w", err)
 	}
-	// Before bind: from the first datagram on, the kernel says who sent it.
-	// SO_RCVBUF is left alone: for Unix datagrams the kernel counts packets
-	// (net.unix.max_dgram_qlen, 10) and charges their bytes to the sender, so
-	// the queue is small whatever is asked for, and a sender that finds it
-	// full waits.
+	// SO_PASSCRED is set before bind, so that the first datagram has its
+	// sender's credentials too. SO_RCVBUF would change nothing: for Unix
+	// datagrams the kernel counts packets (net.unix.max_dgram_qlen, 10) and
+	// charges their bytes to the sender, so that the queue is always small and
+	// a sender that finds it full waits.
 	if err = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_PASSCRED, 1); err == nil {
 		err = syscall.Bind(fd, &syscall.SockaddrUnix{Name: addr})
 	}
@@ -106,7 +106,8 @@ func listen(prefix string, pid int) (*Listener, error) {
 	return l, nil
 }
 
-// getrandom is crypto/rand without what that links in.
+// getrandom fills b with random bytes. crypto/rand would add its dependencies
+// to the binary.
 func getrandom(b []byte) error {
 	for {
 		n, err := unix.Getrandom(b, 0)
@@ -122,17 +123,19 @@ func getrandom(b []byte) error {
 	}
 }
 
-// Addr is the value for NOTIFY_SOCKET: "@…", or a path from ListenIn.
+// Addr returns the value for NOTIFY_SOCKET: "@…", or a path from ListenIn.
 func (l *Listener) Addr() string { return l.addr }
 
-// Refused counts the datagrams that were ignored, wholly or in part: malformed
-// for what they say (oversized ones included), foreign for who sent them.
+// Refused returns how many datagrams were rejected, wholly or in part:
+// malformed for their content (including oversized ones), foreign for their
+// sender.
 func (l *Listener) Refused() (malformed, foreign uint64) {
 	return l.malformed.Load(), l.foreign.Load()
 }
 
-// LastRefusal says why the latest of the datagrams Refused counts was, for
-// people to read; nil if there was none. pid is 0 for a sender without one here.
+// LastRefusal returns the sender and the reason of the latest rejection that
+// Refused counts; err is nil if there was none. pid is 0 for a sender outside
+// this PID namespace.
 func (l *Listener) LastRefusal() (pid int, err error) {
 	if r := l.last.Load(); r != nil {
 		return r.pid, r.err
@@ -140,9 +143,9 @@ func (l *Listener) LastRefusal() (pid int, err error) {
 	return 0, nil
 }
 
-// Close closes the socket and ends Serve, wherever it waits, but does not wait
-// for it: descriptors are closed there, and how long that takes is up to what
-// they are. Closing twice is harmless.
+// Close closes the socket and makes Serve return, but does not wait for that:
+// Serve may be closing a received descriptor, which can take any time. Closing
+// twice does nothing.
 func (l *Listener) Close() error {
 	var err error
 	l.closing.Do(func() {
@@ -155,26 +158,26 @@ func (l *Listener) Close() error {
 	return err
 }
 
-// pause is how long Serve waits after an error it can't explain.
+// pause is how long Serve waits after an unexpected error.
 const pause = time.Second
 
-// Serve reads datagrams until Close and sends what they say to out, one after
-// the other. While out blocks nothing is read, and senders wait in the kernel:
-// a flood takes no memory, here or there. It leaves out open.
+// Serve reads datagrams until Close and sends them to out in order. While out
+// blocks, nothing is read and senders wait in the kernel, so that a flood costs
+// no memory. It does not close out.
 //
-// A BARRIER=1 is answered, by closing the descriptor that came with it, once all
-// messages before it were handed on. Messages that are Empty are not.
+// A BARRIER=1 is answered, by closing the descriptor that came with it, after
+// all messages before it were sent to out. Empty messages are not sent.
 func (l *Listener) Serve(out chan<- Message) {
 	conn, err := l.file.SyscallConn()
 	if err != nil {
 		return // closed
 	}
 	r := reader{
-		// That a datagram was longer than this, the kernel says itself.
+		// The kernel reports a longer datagram by MSG_TRUNC.
 		data: make([]byte, MaxDatagram),
-		// Room for the credentials and one descriptor (two, with the padding):
-		// those that don't fit are never installed, so that no flood can fill
-		// the descriptor table, not even for a moment.
+		// Room for the credentials and one descriptor (two, with the padding).
+		// The kernel does not install descriptors that don't fit, so that a
+		// flood can't fill the descriptor table even for a moment.
 		control: make([]byte, syscall.CmsgSpace(syscall.SizeofUcred)+syscall.CmsgSpace(4)),
 	}
 	for {
@@ -191,8 +194,8 @@ func (l *Listener) Serve(out chan<- Message) {
 		default:
 		}
 		if err != nil {
-			// None is known to be possible here. It must neither end the
-			// readiness of a healthy server nor keep a processor busy.
+			// No error is known to be possible here. If there is one, it must
+			// neither end the readiness of a healthy server nor spin.
 			select {
 			case <-l.done:
 				return
@@ -202,7 +205,7 @@ func (l *Listener) Serve(out chan<- Message) {
 	}
 }
 
-// reader holds what is reused from one datagram to the next.
+// reader holds the buffers that are reused for each datagram.
 type reader struct {
 	data, control []byte
 
@@ -210,7 +213,7 @@ type reader struct {
 	err                error
 }
 
-// receive reads one datagram; false means there is none yet.
+// receive reads one datagram. It returns false if none is queued.
 func (r *reader) receive(fd uintptr) bool {
 	for {
 		r.n, r.controlN, r.flags, _, r.err = syscall.Recvmsg(int(fd), r.data, r.control, syscall.MSG_CMSG_CLOEXEC)
@@ -220,7 +223,7 @@ func (r *reader) receive(fd uintptr) bool {
 	}
 }
 
-// handle deals with the datagram in r. A panic costs this one datagram.
+// handle processes the datagram in r. A panic costs only this datagram.
 func (l *Listener) handle(r *reader, out chan<- Message) {
 	var pid int
 	defer func() {
@@ -230,14 +233,14 @@ func (l *Listener) handle(r *reader, out chan<- Message) {
 	}()
 
 	pid, fds := parseControl(r.control[:r.controlN])
-	// Last of all: for BARRIER=1 the closing is the answer.
+	// Deferred to the end: for BARRIER=1 closing the descriptor is the answer.
 	defer func() {
 		for _, fd := range fds {
 			syscall.Close(fd)
 		}
 	}()
 
-	if err := l.ours(pid); err != nil {
+	if err := l.checkSender(pid); err != nil {
 		l.refuse(&l.foreign, pid, err)
 		return
 	}
@@ -266,8 +269,9 @@ func (l *Listener) refuse(counter *atomic.Uint64, pid int, err error) {
 
 var errOutside = errors.New("sender is outside this PID namespace")
 
-// ours tells whether the sender is one of those Listen promises, with nil.
-func (l *Listener) ours(pid int) error {
+// checkSender returns an error unless pid is one of the senders that Listen
+// accepts.
+func (l *Listener) checkSender(pid int) error {
 	switch {
 	case pid <= 0:
 		return errOutside
@@ -277,9 +281,9 @@ func (l *Listener) ours(pid int) error {
 	return proc.Descends(pid, l.pid)
 }
 
-// parseControl returns the sender's PID (0 if the kernel has none for it in this
-// namespace, or gave none at all) and the descriptors that came along, which are
-// the caller's to close.
+// parseControl returns the sender's PID (0 if it has none in this namespace, or
+// if the kernel reported none) and the received descriptors, which the caller
+// closes.
 func parseControl(control []byte) (pid int, fds []int) {
 	messages, err := syscall.ParseSocketControlMessage(control)
 	if err != nil {

@@ -96,7 +96,7 @@ func TestRefusedDatagrams(t *testing.T) {
 	}
 }
 
-// A receiver that panics (here: a closed channel) costs the datagram only.
+// TestServeRecovers: a panic (here: a closed channel) costs only the datagram.
 func TestServeRecovers(t *testing.T) {
 	out := make(chan Message)
 	close(out)
@@ -199,7 +199,7 @@ func TestCloseEndsServe(t *testing.T) {
 		}
 		await(t, ended)
 	})
-	t.Run("while nobody takes the message", func(t *testing.T) {
+	t.Run("while the message is not received", func(t *testing.T) {
 		l, ended := run(t, make(chan Message))
 		newSender(t, l.Addr()).send("READY=1")
 		for giveUp := time.Now().Add(deadline); queued(t, l) > 0; runtime.Gosched() {
@@ -244,10 +244,13 @@ func queued(t *testing.T, l *Listener) (size int) {
 	return size
 }
 
-// A hundred thousand datagrams from another process, to a reader that reads: all
-// arrive, in order, and nothing grows.
+// TestFlood: every datagram of another process arrives, in order, and nothing
+// grows.
 func TestFlood(t *testing.T) {
-	const flood = 100_000
+	flood := 100_000
+	if testing.Short() {
+		flood = 10_000
+	}
 	out := make(chan Message)
 	l := serve(t, out)
 	cmd, stdin := role(t, "send", "NOTIFY_SOCKET="+l.Addr(), fmt.Sprint("COUNT=", flood),
@@ -284,8 +287,8 @@ func TestFlood(t *testing.T) {
 	}
 }
 
-// listener starts a listener in a process of its own, and tells its address, how
-// to make it report, and what it printed.
+// listener starts a listener in another process. It returns its address and a
+// function that makes it report and returns what it printed.
 func listener(t *testing.T, attr *syscall.SysProcAttr) (addr string, report func() string) {
 	t.Helper()
 	cmd, stdin := role(t, "listen")
@@ -322,7 +325,7 @@ func newPIDNamespace() *syscall.SysProcAttr {
 	}
 }
 
-// As PID 1 of a container: what comes from outside has no PID there.
+// As PID 1 of a container: a sender from outside has no PID there.
 func TestSenderOutsideThePIDNamespace(t *testing.T) {
 	addr, report := listener(t, newPIDNamespace())
 	if got, want := report(), "report true 0 0"; got != want {
@@ -361,7 +364,7 @@ func TestSenderInANestedPIDNamespace(t *testing.T) {
 	}
 }
 
-// A process may call itself what it likes.
+// TestSenderWithAStrangeName: a process may choose any name.
 func TestSenderWithAStrangeName(t *testing.T) {
 	out := make(chan Message)
 	cmd, stdin := role(t, "send", "NOTIFY_SOCKET="+serve(t, out).Addr(), "COUNT=1",
@@ -392,7 +395,7 @@ func TestSenderThatHasGone(t *testing.T) {
 	}
 }
 
-// Listening is for the reader's process alone: children inherit no descriptor.
+// TestSocketIsNotInherited: children inherit no descriptor of the socket.
 func TestSocketIsNotInherited(t *testing.T) {
 	l := serve(t, nil)
 	var socket string

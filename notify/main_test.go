@@ -34,7 +34,8 @@ func TestMain(m *testing.M) {
 
 // listenRole listens as the process it is and prints the address. For each line
 // on stdin it sends itself a datagram with that status; messages are printed as
-// they come, each with the counters. What came before one's own is thus counted.
+// they come, each with the counters. What came before one's own is thus
+// counted.
 func listenRole() {
 	l, err := Listen(os.Getpid())
 	if err != nil {

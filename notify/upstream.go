@@ -9,24 +9,23 @@ import (
 	"time"
 )
 
-// ErrFull is returned by Send when the other end's queue is full. The message is
-// lost; one that matters, READY=1 above all, is for the caller to send again.
+// ErrFull is returned by Send when the receiver's queue is full. The message is
+// lost; the caller sends one that matters, above all READY=1, again.
 var ErrFull = errors.New("the notify socket's queue is full")
 
 // Upstream is the notify socket drainit itself was given, by systemd or podman.
-// A nil Upstream is one that was not given: it takes every message and drops it.
+// A nil Upstream stands for none: it drops every message.
 //
-// coreos/go-systemd's daemon package is not used here because its sending waits
-// when the queue is full.
+// coreos/go-systemd's daemon package is not used because it blocks while the
+// queue is full.
 type Upstream struct {
 	fd   int
 	addr string
 }
 
-// Dial prepares sending to addr, a value of NOTIFY_SOCKET: "/path" or "@name";
-// for an empty one it returns nil and no error. Nothing is sent, and whether
-// somebody listens there shows at the first Send: the other end may come later,
-// or be restarted.
+// Dial prepares sending to addr, a value of NOTIFY_SOCKET: "/path" or "@name".
+// For an empty addr it returns nil and no error. Nothing is sent: the receiver
+// may start later, or be restarted, so that its absence is an error of Send.
 func Dial(addr string) (*Upstream, error) {
 	switch {
 	case addr == "":
@@ -45,13 +44,13 @@ func Dial(addr string) (*Upstream, error) {
 	return &Upstream{fd: fd, addr: addr}, nil
 }
 
-// Send passes on what of m concerns whoever supervises drainit: READY, STOPPING
-// and STATUS, and those that a supervisor acts on if they don't come: WATCHDOG
-// and EXTEND_TIMEOUT_USEC. The main process is drainit, whatever a child says,
-// so MAINPID is not passed on, and neither is RELOADING, which would need the
-// time at which it began. With nothing to say Send does nothing.
+// Send forwards the fields of m that concern drainit's own supervisor: READY,
+// STOPPING and STATUS, and those whose absence it acts on, WATCHDOG and
+// EXTEND_TIMEOUT_USEC. MAINPID is not forwarded, as the main process is drainit
+// whatever a child reports; neither is RELOADING, which needs the time at which
+// it began. Send does nothing if none of those fields is set.
 //
-// It never waits. A failed Send is no reason to stop: the next may succeed.
+// It never blocks. After an error the next Send may succeed.
 func (u *Upstream) Send(m Message) error {
 	if u == nil {
 		return nil
@@ -70,7 +69,7 @@ func (u *Upstream) Send(m Message) error {
 	return nil
 }
 
-// Close gives the socket up. Closing a nil Upstream is harmless.
+// Close closes the socket. Closing a nil Upstream does nothing.
 func (u *Upstream) Close() error {
 	if u == nil {
 		return nil
@@ -78,7 +77,7 @@ func (u *Upstream) Close() error {
 	return syscall.Close(u.fd)
 }
 
-// upstream encodes what Send promises.
+// upstream encodes the fields that Send forwards.
 func (m Message) upstream() string {
 	var b strings.Builder
 	line := func(key, value string) { b.WriteString(key + "=" + value + "\n") }
@@ -89,8 +88,8 @@ func (m Message) upstream() string {
 		line("STOPPING", "1")
 	}
 	if m.HasStatus {
-		// Cleaned again: this end also sends what drainit itself wrote, and
-		// a newline in it would begin a field.
+		// Clean it again: the status may be drainit's own, and a newline in it
+		// would begin another field.
 		line("STATUS", cleanStatus([]byte(m.Status)))
 	}
 	if m.Watchdog {

@@ -32,11 +32,11 @@ func TestDial(t *testing.T) {
 		t.Errorf("no address: got %v, %v", u, err)
 	}
 	if err := u.Send(Message{Ready: true}); err != nil {
-		t.Errorf("send to nobody: %v", err)
+		t.Errorf("send to a nil Upstream: %v", err)
 	}
 }
 
-// supervisor is the other end: a socket nobody reads but the test.
+// supervisor opens the receiving end: a socket that only the test reads.
 func supervisor(t *testing.T, addr string) (fd int, receive func() string) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
@@ -71,9 +71,9 @@ func TestUpstream(t *testing.T) {
 		}
 		defer u.Close()
 		if err := u.Send(Message{Ready: true}); err == nil || errors.Is(err, ErrFull) {
-			t.Errorf("nobody there: got %v", err)
+			t.Errorf("no receiver: got %v", err)
 		}
-		// It may come later.
+		// The receiver may start later.
 		_, receive := supervisor(t, addr)
 		tests := []struct {
 			name string
@@ -84,9 +84,9 @@ func TestUpstream(t *testing.T) {
 			{"stopping", Message{Stopping: true}, "STOPPING=1\n"},
 			{"status withdrawn", Message{HasStatus: true}, "STATUS=\n"},
 			{"a status can't begin a field", Message{HasStatus: true, Status: "x\nMAINPID=1"}, "STATUS=x MAINPID=1\n"},
-			{"what would be missed", Message{Watchdog: true, WatchdogTrigger: true, ExtendTimeout: time.Second},
+			{"fields whose absence matters", Message{Watchdog: true, WatchdogTrigger: true, ExtendTimeout: time.Second},
 				"WATCHDOG=1\nWATCHDOG=trigger\nEXTEND_TIMEOUT_USEC=1000000\n"},
-			{"what is not drainit's to say", Message{PID: 2, MainPID: 2, Reloading: true, Barrier: true}, "nothing"},
+			{"fields that are not forwarded", Message{PID: 2, MainPID: 2, Reloading: true, Barrier: true}, "nothing"},
 		}
 		for _, test := range tests {
 			if err := u.Send(test.m); err != nil {
@@ -126,7 +126,7 @@ func TestUpstreamDoesNotWait(t *testing.T) {
 	}
 }
 
-// The listener is as good a supervisor as any: drainit in front of drainit.
+// TestUpstreamToListener: drainit may supervise drainit.
 func TestUpstreamToListener(t *testing.T) {
 	out := make(chan Message)
 	u, err := Dial(serve(t, out).Addr())

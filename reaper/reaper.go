@@ -1,9 +1,9 @@
-// Package reaper collects exits.
+// Package reaper collects the exits of child processes.
 //
-// One caller owns wait4(-1): whoever calls Reap. There is no goroutine and no
-// channel here, so no second waiter can steal a status, and a PID stays
-// reserved (a zombie still holds it) until that caller has reaped it. Signal
-// from the same goroutine and nothing is ever signalled late.
+// The caller of Reap owns wait4(-1). The package has no goroutine and no
+// channel, so no second waiter can steal a status, and a PID stays reserved (by
+// the zombie) until that caller has reaped it. If the same goroutine also sends
+// the signals, none can reach a process that reused a PID.
 package reaper
 
 import (
@@ -12,45 +12,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// batch bounds one call of Reap, so that a storm of exits can't keep its
-// caller from a signal. It is far above what is dead at once in practice.
+// batch bounds one call of Reap, so that a storm of exits can't keep its caller
+// from handling a signal. In practice far fewer processes end at once.
 const batch = 4096
 
-// Exit is one process that ended, or, if Status.Stopped or Status.Continued
-// says so, one that job control stopped or continued.
+// Exit is a process that has ended, or one that job control stopped or
+// continued if Status.Stopped or Status.Continued is true.
 type Exit struct {
 	PID    int
 	Status unix.WaitStatus
 }
 
-// Code is the exit code a shell would report: the process's own, or 128 + n
-// if signal n killed it. It is -1 for a process that has not ended.
+// Code returns the exit code a shell would report: the process's own, or 128 +
+// n if signal n killed it. It is -1 for a process that has not ended.
 func (e Exit) Code() int {
 	switch {
 	case e.Status.Exited():
 		return e.Status.ExitStatus()
 	case e.Status.Signaled():
-		// ExitStatus is -1 here: not a code anybody may see.
+		// ExitStatus returns -1 for a killed process.
 		return 128 + int(e.Status.Signal())
 	}
 	return -1
 }
 
-// Ended says whether the process is gone, rather than stopped or continued.
+// Ended reports whether the process has ended, rather than stopped or
+// continued.
 func (e Exit) Ended() bool { return e.Status.Exited() || e.Status.Signaled() }
 
-// State says what is left after a Reap.
+// State is what is left after a Reap.
 type State int
 
 const (
-	Waiting State = iota // children are left, none of them has anything to report
-	More                 // the batch was full: call again without waiting for SIGCHLD
+	Waiting State = iota // children are left, none with a status to collect
+	More                 // batch was full: call again before the next SIGCHLD
 	None                 // no child is left, living or dead
 )
 
-// Reap collects every exit there is, without blocking. SIGCHLD coalesces: one
-// wake-up may stand for any number of exits. It appends to exits, which may be
-// nil or a slice to use again.
+// Reap collects all pending exits without blocking. SIGCHLD coalesces: one
+// wake-up may stand for any number of exits. Reap appends to exits, which may
+// be nil, and returns the extended slice.
 func Reap(exits []Exit) ([]Exit, State) {
 	for range batch {
 		var status unix.WaitStatus
@@ -68,9 +69,8 @@ func Reap(exits []Exit) ([]Exit, State) {
 	return exits, More
 }
 
-// Subreap makes this process the one that orphans among its descendants are
-// given to (prctl(2), PR_SET_CHILD_SUBREAPER; Linux 3.4). PID 1 is that
-// already, and needs no call.
+// Subreap makes this process the new parent of orphans among its descendants
+// (prctl(2), PR_SET_CHILD_SUBREAPER; Linux 3.4). PID 1 needs no call.
 func Subreap() error {
 	return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 }

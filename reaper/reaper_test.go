@@ -97,8 +97,9 @@ func TestReapEveryTerminatingSignal(t *testing.T) {
 	undo := make(chan os.Signal, 1)
 	signal.Notify(undo)
 	defer signal.Stop(undo)
-	// 32 and 33 are the C library's own: whatever glibc's posix_spawn has started,
-	// as make does, ignores them, and Go can't be asked to notify of them.
+	// 32 and 33 belong to the C library: processes started by glibc's
+	// posix_spawn, as by make, ignore them, and Go can't be asked to notify of
+	// them.
 	harmless := []unix.Signal{32, 33, unix.SIGCHLD, unix.SIGCONT, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG, unix.SIGWINCH}
 	codes := make(map[int]int)
 	for sig := unix.Signal(1); sig <= 64; sig++ {
@@ -153,7 +154,7 @@ func TestReapInBatches(t *testing.T) {
 		t.Skip("makes some thousand processes")
 	}
 	left := make(map[int]bool)
-	defer func() { // whatever happened
+	defer func() { // also after a failure
 		for state := More; state == More; {
 			_, state = Reap(nil)
 		}
@@ -191,7 +192,7 @@ func TestReapInBatches(t *testing.T) {
 	}
 }
 
-// TestSubreap: an orphan comes to who called it.
+// TestSubreap: an orphan becomes a child of the caller.
 func TestSubreap(t *testing.T) {
 	if err := Subreap(); err != nil {
 		t.Fatal(err)
