@@ -46,7 +46,7 @@ func through(before []time.Duration, after map[class][]time.Duration, window tim
 // One proxy forwards every client, and all ask the same: the hardest case to tell from a prober.
 func TestPoissonArrivalsAreWaitedForUntilTheyEnd(t *testing.T) {
 	for _, rate := range []float64{1, 4, 40} {
-		const runs = 1000
+		runs := runs(1000)
 		early, late := 0, time.Duration(0)
 		for seed := range int64(runs) {
 			r := rand.New(rand.NewSource(seed))
@@ -62,7 +62,7 @@ func TestPoissonArrivalsAreWaitedForUntilTheyEnd(t *testing.T) {
 			}
 			late += max(0, at-8*time.Second)
 		}
-		t.Logf("%v per second: too early in %d of %d stops, %v later than 8s on average", rate, early, runs, late/runs)
+		t.Logf("%v per second: too early in %d of %d stops, %v later than 8s on average", rate, early, runs, late/time.Duration(runs))
 		if early > runs*3/100 {
 			t.Errorf("%v per second: too early in %d of %d stops", rate, early, runs)
 		}
@@ -71,7 +71,7 @@ func TestPoissonArrivalsAreWaitedForUntilTheyEnd(t *testing.T) {
 
 func TestArrivalsAtAnUnknownRateAreWaitedForToo(t *testing.T) {
 	for _, rate := range []float64{1, 4, 40} {
-		const runs = 1000
+		runs := runs(1000)
 		early, late := 0, time.Duration(0)
 		for seed := range int64(runs) {
 			times := poisson(rand.New(rand.NewSource(seed)), rate, 0, 8*time.Second)
@@ -81,7 +81,7 @@ func TestArrivalsAtAnUnknownRateAreWaitedForToo(t *testing.T) {
 			}
 			late += max(0, at-8*time.Second)
 		}
-		t.Logf("%v per second: too early in %d of %d stops, %v later than 8s on average", rate, early, runs, late/runs)
+		t.Logf("%v per second: too early in %d of %d stops, %v later than 8s on average", rate, early, runs, late/time.Duration(runs))
 		if early > runs*4/100 {
 			t.Errorf("%v per second: too early in %d of %d stops", rate, early, runs)
 		}
@@ -99,7 +99,7 @@ func TestProbersDoNotHoldQuiet(t *testing.T) {
 		{5 * time.Second, 20 * time.Millisecond, 17 * time.Second},
 		{10 * time.Second, 50 * time.Millisecond, 18 * time.Second},
 	} {
-		for seed := range int64(200) {
+		for seed := range int64(runs(200)) {
 			r := rand.New(rand.NewSource(seed))
 			series := func(from, to time.Duration) (times []time.Duration) {
 				phase := time.Duration(r.Int63n(int64(tt.period)))
@@ -118,7 +118,7 @@ func TestProbersDoNotHoldQuiet(t *testing.T) {
 }
 
 func TestProbersDoNotHideClients(t *testing.T) {
-	const runs = 500
+	runs := runs(500)
 	early := 0
 	for seed := range int64(runs) {
 		r := rand.New(rand.NewSource(seed))

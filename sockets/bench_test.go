@@ -21,21 +21,21 @@ func BenchmarkPoll(b *testing.B) {
 			w := &watch{c: New(Options{Ports: []uint16{port}}), until: Idle, t0: time.Now()}
 			defer w.close()
 			w.start()
-			if v := w.look(); v.Err != nil || v.Open != n {
+			if v := w.poll(); v.Err != nil || v.Open != n {
 				b.Fatalf("%+v", v)
 			}
-			w.look()
+			w.poll()
 			b.ReportAllocs()
 			for b.Loop() {
-				w.look()
+				w.poll()
 			}
 			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N), "µs/poll")
 		})
 	}
 }
 
-// BenchmarkNote is what a readiness probe costs at most, once in five seconds.
-func BenchmarkNote(b *testing.B) {
+// BenchmarkSampleArrivals is what a readiness probe costs at most, once in five seconds.
+func BenchmarkSampleArrivals(b *testing.B) {
 	c := New(Options{})
 	b.ReportAllocs()
 	for b.Loop() {

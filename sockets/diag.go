@@ -97,7 +97,7 @@ func appendRequest(b []byte, seq uint32, family uint8, states uint32, port uint1
 // decodeDump decodes one datagram of a dump and hands each socket to see, which must not keep the pointer.
 // done is true at the dump's last message. Any doubt about completeness is an error: a partial dump must
 // never pass for a small one. Messages of another sequence number are remains of a dump given up, and skipped.
-func decodeDump(b []byte, seq uint32, see func(*socket)) (done bool, err error) {
+func decodeDump(b []byte, seq uint32, visit func(*socket)) (done bool, err error) {
 	var s socket
 	for len(b) > 0 {
 		typ, flags, mseq, body, rest, err := nextMessage(b)
@@ -129,7 +129,7 @@ func decodeDump(b []byte, seq uint32, see func(*socket)) (done bool, err error) 
 			if err := decodeSocket(body, &s); err != nil {
 				return false, err
 			}
-			see(&s)
+			visit(&s)
 		default:
 			return false, fmt.Errorf("unexpected message type %d", typ)
 		}
@@ -139,7 +139,7 @@ func decodeDump(b []byte, seq uint32, see func(*socket)) (done bool, err error) 
 
 // decodeEvents decodes a datagram of the destroy groups. What can't be understood is an error, and the
 // caller has to assume that arrivals were lost with it.
-func decodeEvents(b []byte, see func(*socket)) error {
+func decodeEvents(b []byte, visit func(*socket)) error {
 	var s socket
 	for len(b) > 0 {
 		typ, _, _, body, rest, err := nextMessage(b)
@@ -153,7 +153,7 @@ func decodeEvents(b []byte, see func(*socket)) error {
 		if err := decodeSocket(body, &s); err != nil {
 			return err
 		}
-		see(&s)
+		visit(&s)
 	}
 	return nil
 }

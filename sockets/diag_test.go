@@ -94,10 +94,10 @@ func TestDecodingAllocatesNothingPerSocket(t *testing.T) {
 		table = append(table, tcpRow...)
 	}
 	n := 0
-	see := func(*socket) { n++ }
+	visit := func(*socket) { n++ }
 	allocs := testing.AllocsPerRun(100, func() {
-		decodeDump(dump, 7, see)
-		parseTable(table, see)
+		decodeDump(dump, 7, visit)
+		parseTable(table, visit)
 	})
 	if allocs > 2 {
 		t.Errorf("%v allocations for 200 sockets", allocs)

@@ -13,6 +13,7 @@ import (
 
 // Each fault spoils the end of a dump: what came before looks like a whole, smaller one.
 func TestAPollThatFailsHalfWayIsNeverMet(t *testing.T) {
+	slow(t, "blindness needs three seconds of failures")
 	lastIs := func(b []byte) []byte {
 		for rest := b; len(rest) >= unix.NLMSG_HDRLEN; {
 			_, _, _, _, next, err := nextMessage(rest)
@@ -100,6 +101,7 @@ func TestAPollThatFailsHalfWayIsNeverMet(t *testing.T) {
 }
 
 func TestWithoutNetlinkProcIsRead(t *testing.T) {
+	slow(t, "quiet needs five seconds where no rate is known")
 	l, port := listen(t, "tcp", ":0")
 	c := New(Options{Ports: []uint16{port}})
 	denied := func() error { return &net.OpError{Op: "socket", Err: unix.EPROTONOSUPPORT} }
@@ -129,6 +131,7 @@ func TestWithoutNetlinkProcIsRead(t *testing.T) {
 }
 
 func TestWithNeitherTableItIsBlind(t *testing.T) {
+	slow(t, "blindness needs three seconds of failures")
 	t.Parallel()
 	c := New(Options{Ports: []uint16{1}})
 	c.openNetlink = func() (*netlink, error) { return nil, unix.EPERM }

@@ -20,7 +20,7 @@ const (
 	// and no TLS handshake either, in which both sides speak twice.
 	settledAsks = 3
 	// An answer that comes in pieces is seen growing at this many looks at most, or it is taken for a stream.
-	streamLooks = 3
+	streamPolls = 3
 	// A request older than this is slow, and a connection that has carried one may do so again for a
 	// while, and after each further one for so much longer: on a busy machine every connection has its hiccup.
 	slowAfter  = 250 * time.Millisecond
@@ -28,7 +28,7 @@ const (
 	// Delayed acknowledgements come after at most 200 ms (TCP_DELACK_MAX), give or take a tick.
 	delayedAck = 220 * time.Millisecond
 	// Two looks this far apart have to find nothing in flight, as a dump is not atomic.
-	settle = 90 * time.Millisecond
+	confirmAfter = 90 * time.Millisecond
 	// For this long after clients have ceased to arrive it waits for two such looks; then any instant will
 	// do in which nothing is in flight; and then any in which nothing slow is.
 	instantAfter = time.Second
@@ -36,7 +36,7 @@ const (
 )
 
 // memory is what is kept of a connection from one poll to the next.
-type memory struct {
+type connState struct {
 	poll       uint32
 	last       time.Duration // when it was seen last
 	recv, sent uint64
@@ -64,18 +64,38 @@ const (
 	doubtful              // nothing will tell
 )
 
-// tally is what one look at all connections gives.
+// activity is what an open connection is doing.
+type activity uint8
+
+const (
+	idle      activity = iota
+	justDone           // it has sent within streamFor, and seems to be done
+	streaming          // no request is known to be in flight, but it may not be done
+	busy               // a request is in flight
+	busyLong           // and it is slow, or may be
+)
+
+// tally is what one poll of all connections gives:
+//
+//	open ┬ idle
+//	     ├ recent      justDone
+//	     ├ streams     streaming
+//	     └ inFlight ┬  busy, and closed by the server but undelivered
+//	                └ lasting   busyLong
+//
+// Every connection is in one leaf, and in each box around that.
 type tally struct {
-	open, inFlight int
-	lasting        int // of those in flight: silent ones, slow requests, connections that lately carried slow ones
-	streams        int // not in flight, but perhaps not done
-	recent         int // done, as far as it can be told, within streamFor
+	open     int
+	recent   int
+	streams  int
+	inFlight int
+	lasting  int
 }
 
 // judge knows the connections of the child's ports from poll to poll. All times are since t0. It is pure:
 // what it sees and when is all it knows.
 type judge struct {
-	known map[uint64]memory
+	known map[uint64]connState
 	poll  uint32
 	tally tally
 
@@ -88,14 +108,14 @@ type judge struct {
 // begin starts a look at all connections.
 func (j *judge) begin() {
 	if j.known == nil {
-		j.known = map[uint64]memory{}
+		j.known = map[uint64]connState{}
 	}
 	j.poll++
 	j.tally = tally{}
 }
 
 // see takes a connection, and reports whether it is a new one.
-func (j *judge) see(s *socket, now time.Duration) (fresh bool) {
+func (j *judge) observe(s *socket, now time.Duration) (fresh bool) {
 	m, seen := j.known[s.cookie]
 	if seen && m.poll == j.poll {
 		return false // the table moved under the dump, and showed it twice
@@ -125,7 +145,7 @@ func undelivered(s *socket) bool {
 }
 
 // gone takes a connection that was destroyed, and reports whether it had never been seen.
-func (j *judge) gone(s *socket) (fresh bool) {
+func (j *judge) closed(s *socket) (fresh bool) {
 	_, seen := j.known[s.cookie]
 	delete(j.known, s.cookie)
 	return !seen
@@ -162,7 +182,7 @@ func (j *judge) idle(now time.Duration) bool {
 	switch {
 	case !j.quiet:
 		return false
-	case j.clean && now-j.cleanSince >= settle:
+	case j.clean && now-j.cleanSince >= confirmAfter:
 		return true
 	case now-j.quietSince < instantAfter, j.tally.streams > 0:
 		return false
@@ -175,17 +195,22 @@ func (j *judge) idle(now time.Duration) bool {
 // hurry reports whether it is time to look for an instant.
 func (j *judge) hurry(now time.Duration) bool { return j.quiet && now-j.quietSince >= instantAfter }
 
-// look decides whether a request is in flight on a connection.
-func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
+// look decides whether a request is in flight on an open connection.
+func (j *judge) look(s *socket, m *connState, seen bool, now time.Duration) {
 	if !s.info {
 		if s.rqueue > 0 || s.wqueue > 0 {
-			j.tally.inFlight++
-			j.tally.lasting++ // its age can't be known
+			j.count(busyLong) // the request's age is unknown
 		}
 		return
 	}
+	m.update(s, seen, now)
+	j.count(m.classify(s, now))
+}
+
+// update compares a connection with what it was at the poll before.
+func (m *connState) update(s *socket, seen bool, now time.Duration) {
 	received, sent := s.recv != m.recv, s.sent != m.sent
-	m.settle(s, seen, received || sent)
+	m.guessOrder(s, seen, received || sent)
 	if received {
 		m.answers = 0
 		if seen && m.sent > 0 {
@@ -193,55 +218,79 @@ func (j *judge) look(s *socket, m *memory, seen bool, now time.Duration) {
 		}
 	}
 	if sent || !seen && s.sent > 0 && s.sentAgo < s.recvAgo {
-		m.answers = min(m.answers+1, 3)
+		m.answers = min(m.answers+1, streamPolls)
 	}
-	silent := s.recv == 0 && s.sent == 0
-	// What goes on sending, look after look, and is asked for nothing, is a stream; and so may be what has
-	// sent something and not been asked again yet.
-	stream := s.sent > 0 && s.sentAgo < streamFor && (m.answers >= streamLooks || m.asks < settledAsks)
-	// What was sent last may have been no answer: TLS 1.3 session tickets go out when the first request has
-	// come in, and so may 100 Continue or HTTP/2 settings. More than one segment has been received then,
-	// and until it is asked again nothing tells; a request is given as long as a silent connection.
-	stream = stream || m.asks < settledAsks && s.sent > 0 && s.dataIn > 1 && s.recvAgo < silentFor
-
 	was := m.busy
 	m.busy = m.inFlight(s)
-	old := false
 	if m.busy {
 		if !was || received && sent {
 			m.since = now - min(s.recvAgo, now)
 		}
-		old = now-m.since >= slowAfter
-		if old && (m.guess == asked || s.recvAgo != s.sentAgo) {
-			if m.slows == 0 || m.since > m.lastSlow {
-				m.slows, m.lastSlow = min(m.slows+1, 10), m.since
-			}
-			m.slow = now + time.Duration(m.slows)*slowMemory
-		}
+		m.noteSlow(s, now)
 	}
 	m.recv, m.sent, m.equal = s.recv, s.sent, s.recvAgo == s.sentAgo
 	m.dataIn, m.acksIn, m.acksOut = s.dataIn, s.segsIn-s.dataIn, s.segsOut-s.dataOut
+}
 
+// noteSlow notes that the request in flight is a slow one, if it is.
+func (m *connState) noteSlow(s *socket, now time.Duration) {
+	if !m.old(now) || m.guess != asked && s.recvAgo == s.sentAgo {
+		return
+	}
+	if m.slows == 0 || m.since > m.lastSlow {
+		m.slows, m.lastSlow = min(m.slows+1, 10), m.since
+	}
+	m.slow = now + time.Duration(m.slows)*slowMemory
+}
+
+func (m *connState) old(now time.Duration) bool { return now-m.since >= slowAfter }
+
+// classify says what an open connection is doing, from its state after update.
+func (m *connState) classify(s *socket, now time.Duration) activity {
+	lately := s.sent > 0 && s.sentAgo < streamFor
 	switch {
-	case silent:
+	case s.recv == 0 && s.sent == 0:
 		if s.recvAgo < silentFor {
-			j.tally.inFlight++
-			j.tally.lasting++
+			return busyLong
 		}
+	case m.busy && (m.old(now) || now < m.slow):
+		return busyLong
 	case m.busy:
+		return busy
+	// A connection that goes on sending, poll after poll, and is asked for
+	// nothing carries a stream. One that has sent something and has not been
+	// asked again yet may.
+	case lately && (m.answers >= streamPolls || m.asks < settledAsks):
+		return streaming
+	// The last bytes sent may have been no answer: TLS 1.3 session tickets go
+	// out when the first request has come in, and so may 100 Continue or HTTP/2
+	// settings. More than one segment has been received then, and until the next
+	// request nothing tells. A request gets as long as a silent connection.
+	case m.asks < settledAsks && s.sent > 0 && s.dataIn > 1 && s.recvAgo < silentFor:
+		return streaming
+	case lately:
+		return justDone
+	}
+	return idle
+}
+
+// count enters an open connection in the tally.
+func (j *judge) count(a activity) {
+	switch a {
+	case busyLong:
 		j.tally.inFlight++
-		if old || now < m.slow {
-			j.tally.lasting++
-		}
-	case stream:
+		j.tally.lasting++
+	case busy:
+		j.tally.inFlight++
+	case streaming:
 		j.tally.streams++
-	case s.sent > 0 && s.sentAgo < streamFor:
+	case justDone:
 		j.tally.recent++
 	}
 }
 
 // inFlight is the rule. Equal ticks leave it to the guess.
-func (m *memory) inFlight(s *socket) bool {
+func (m *connState) inFlight(s *socket) bool {
 	unread := s.rqueue
 	if s.state == stCloseWait && unread > 0 {
 		unread-- // the client's FIN counts as a byte until the server has read it
@@ -274,7 +323,7 @@ func delivered(s *socket) bool {
 // settle guesses, of a connection whose last bytes in and out have the same tick, which came last. That is
 // the rule and not the exception with clients that ask again as soon as they are answered: of those without
 // a pause nearly every look finds equal ticks.
-func (m *memory) settle(s *socket, seen, changed bool) {
+func (m *connState) guessOrder(s *socket, seen, changed bool) {
 	was := m.guess
 	m.guess = unsure
 	if s.recvAgo != s.sentAgo || s.dataOut == 0 {
@@ -312,7 +361,7 @@ func (m *memory) settle(s *socket, seen, changed bool) {
 }
 
 // unanswered is how many requests were unanswered at the last look; many if that wasn't certain.
-func (m *memory) unanswered(was guess) uint32 {
+func (m *connState) unanswered(was guess) uint32 {
 	switch {
 	case !m.busy:
 		return 0

@@ -2,6 +2,7 @@ package sockets
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,6 +22,9 @@ func runIsolated(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, "can't bring the loopback up:", err)
 			return 1
 		}
+		// Tests wait for the kernel's clock and for each other, not for a CPU.
+		flag.Parse()
+		flag.Set("test.parallel", "32")
 		return m.Run()
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -45,6 +49,21 @@ func runIsolated(m *testing.M) int {
 		return 1
 	}
 	return 0
+}
+
+// slow skips a test that waits for the kernel's clock, under -short.
+func slow(t *testing.T, why string) {
+	if testing.Short() {
+		t.Skip("takes seconds: " + why)
+	}
+}
+
+// runs is how many random runs a test makes; fewer under -short.
+func runs(n int) int {
+	if testing.Short() {
+		return n / 5
+	}
+	return n
 }
 
 func loopbackUp() error {

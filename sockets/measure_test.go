@@ -165,7 +165,7 @@ func measure(t *testing.T, server measuredServer, think, every time.Duration) {
 		err := nl.dump(bothFamilies, maskOpen, uint16(port), true, func(s *socket) {
 			cookies[s.peerPort] = s.cookie
 			seen[s.peerPort] = *s
-			j.see(s, time.Since(t0))
+			j.observe(s, time.Since(t0))
 			if s.info && s.recvAgo == s.sentAgo && s.dataOut > 0 {
 				ambiguous++
 			}

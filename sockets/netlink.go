@@ -59,17 +59,17 @@ func (f *families) add(family uint8) {
 
 // dump hands to see every TCP socket of the families, in the states of the mask and of the port, if one is
 // given. An error means that nothing it has seen may be relied on.
-func (n *netlink) dump(f families, states uint32, port uint16, info bool, see func(*socket)) error {
+func (n *netlink) dump(f families, states uint32, port uint16, info bool, visit func(*socket)) error {
 	if f == (families{}) {
 		f = bothFamilies
 	}
 	if f[0] {
-		if err := n.dumpFamily(unix.AF_INET, states, port, info, see); err != nil {
+		if err := n.dumpFamily(unix.AF_INET, states, port, info, visit); err != nil {
 			return err
 		}
 	}
 	if f[1] {
-		err := n.dumpFamily(unix.AF_INET6, states, port, info, see)
+		err := n.dumpFamily(unix.AF_INET6, states, port, info, visit)
 		if err != nil && !(f[0] && errors.Is(err, unix.ENOENT)) { // without IPv6 the kernel answers so
 			return err
 		}
@@ -77,7 +77,7 @@ func (n *netlink) dump(f families, states uint32, port uint16, info bool, see fu
 	return nil
 }
 
-func (n *netlink) dumpFamily(family uint8, states uint32, port uint16, info bool, see func(*socket)) error {
+func (n *netlink) dumpFamily(family uint8, states uint32, port uint16, info bool, visit func(*socket)) error {
 	n.seq++
 	n.req = appendRequest(n.req[:0], n.seq, family, states, port, info)
 	err := retry(func() error {
@@ -94,7 +94,7 @@ func (n *netlink) dumpFamily(family uint8, states uint32, port uint16, info bool
 		if got == 0 || got > len(n.buf) {
 			return fmt.Errorf("read sockets: %w", errTruncated)
 		}
-		done, err := decodeDump(n.buf[:got], n.seq, see)
+		done, err := decodeDump(n.buf[:got], n.seq, visit)
 		if err != nil {
 			return fmt.Errorf("read sockets: %w", err)
 		}
@@ -168,7 +168,7 @@ func (e *events) close() {
 }
 
 // drain hands what has come to see, without waiting. lost is true when some of it was dropped on the way.
-func (e *events) drain(see func(*socket)) (lost bool) {
+func (e *events) drain(visit func(*socket)) (lost bool) {
 	for {
 		n, err := e.recv(e.fd, e.buf)
 		switch {
@@ -183,7 +183,7 @@ func (e *events) drain(see func(*socket)) (lost bool) {
 			lost = true
 			continue
 		}
-		if decodeEvents(e.buf[:n], see) != nil {
+		if decodeEvents(e.buf[:n], visit) != nil {
 			lost = true
 		}
 	}

@@ -44,7 +44,7 @@ func passiveOpens(text []byte) (uint64, error) {
 
 // parseTable parses the text of /proc/net/tcp or tcp6 and hands each socket to see. There is no tcp_info
 // there, and no cookie: the inode is all there is to know a socket by.
-func parseTable(text []byte, see func(*socket)) error {
+func parseTable(text []byte, visit func(*socket)) error {
 	header := true
 	var s socket
 	for line := range bytes.Lines(text) {
@@ -58,7 +58,7 @@ func parseTable(text []byte, see func(*socket)) error {
 		if err := parseRow(line, &s); err != nil {
 			return err
 		}
-		see(&s)
+		visit(&s)
 	}
 	if header {
 		return errTruncated // even an empty table has its header
@@ -189,7 +189,7 @@ func readFile(name string, buf []byte) ([]byte, error) {
 }
 
 // tables reads the tables of both families. A kernel without IPv6 has no second one.
-func tables(buf []byte, see func(*socket)) ([]byte, error) {
+func tables(buf []byte, visit func(*socket)) ([]byte, error) {
 	for _, name := range [...]string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		var err error
 		buf, err = readFile(name, buf)
@@ -199,7 +199,7 @@ func tables(buf []byte, see func(*socket)) ([]byte, error) {
 		if err != nil {
 			return buf, err
 		}
-		if err := parseTable(buf, see); err != nil {
+		if err := parseTable(buf, visit); err != nil {
 			return buf, err
 		}
 	}

@@ -96,7 +96,7 @@ type Counter struct {
 	// Tests put faults in their place.
 	openNetlink func() (*netlink, error)
 	openEvents  func() (*events, error)
-	tables      func(buf []byte, see func(*socket)) ([]byte, error)
+	tables      func(buf []byte, visit func(*socket)) ([]byte, error)
 	opens       func(buf []byte) (uint64, []byte, error)
 }
 
@@ -275,27 +275,27 @@ func denied(err error) bool {
 }
 
 // each hands every socket in the states of the mask to see, from where that can be had.
-func (v *view) each(f families, states uint32, port uint16, info bool, see func(*socket)) error {
+func (v *view) forEachSocket(f families, states uint32, port uint16, info bool, visit func(*socket)) error {
 	if !v.c.fellBack {
-		err := v.ask(f, states, port, info, see)
+		err := v.queryNetlink(f, states, port, info, visit)
 		if err == nil || !denied(err) {
 			return err
 		}
 		v.c.fellBack = true
 		v.close()
 		v.c.log.Warn("the kernel won't list sockets by netlink; reading /proc/net/tcp, which tells less: "+
-			"a request in flight is seen only while its bytes are queued", "err", err)
+			"a request in flight is seen only while its bytes are queued", "error", err)
 	}
 	var err error
 	v.buf, err = v.c.tables(v.buf, func(s *socket) {
 		if states&(1<<s.state) != 0 && (port == 0 || s.local == port) {
-			see(s)
+			visit(s)
 		}
 	})
 	return err
 }
 
-func (v *view) ask(f families, states uint32, port uint16, info bool, see func(*socket)) error {
+func (v *view) queryNetlink(f families, states uint32, port uint16, info bool, visit func(*socket)) error {
 	if v.nl == nil {
 		nl, err := v.c.openNetlink()
 		if err != nil {
@@ -303,7 +303,7 @@ func (v *view) ask(f families, states uint32, port uint16, info bool, see func(*
 		}
 		v.nl = nl
 	}
-	err := v.nl.dump(f, states, port, info, see)
+	err := v.nl.dump(f, states, port, info, visit)
 	if err != nil {
 		// A dump given up may still have datagrams under way; a new socket has none.
 		v.close()
@@ -314,7 +314,7 @@ func (v *view) ask(f families, states uint32, port uint16, info bool, see func(*
 // listeners returns the child's listeners, and whether there are others.
 func (v *view) listeners() (mine []listener, foreign bool, err error) {
 	v.all = v.all[:0]
-	err = v.each(bothFamilies, maskListen, 0, false, func(s *socket) {
+	err = v.forEachSocket(bothFamilies, maskListen, 0, false, func(s *socket) {
 		if v.c.options.OwnPort != 0 && s.local == v.c.options.OwnPort && !v.c.owner.asked && s.cgroup != 0 {
 			v.c.owner.cgroup, v.c.owner.asked = s.cgroup, true
 		}

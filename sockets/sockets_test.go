@@ -48,6 +48,7 @@ func TestExplicitPortsAreThoseThatListen(t *testing.T) {
 }
 
 func TestWatchCountsRealConnections(t *testing.T) {
+	slow(t, "quiet needs five seconds where no rate is known")
 	l, port := listen(t, "tcp", ":0")
 	c := New(Options{Ports: []uint16{port}})
 	done := make(chan struct{})
@@ -106,7 +107,7 @@ func looking(t *testing.T, port uint16) func() tally {
 	w.start()
 	return func() tally {
 		t.Helper()
-		if v := w.look(); v.Err != nil {
+		if v := w.poll(); v.Err != nil {
 			t.Fatal(v.Err)
 		}
 		return w.judge.tally
@@ -137,6 +138,7 @@ func exchange(t *testing.T, from, to net.Conn, text string) {
 }
 
 func TestWhatTheKernelTellsOfARequest(t *testing.T) {
+	slow(t, "an answer counts for a second")
 	for _, network := range []string{"tcp4", "tcp6"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -207,6 +209,7 @@ func TestAnAnswerIsInFlightUntilTheClientHasIt(t *testing.T) {
 }
 
 func TestAStreamToASilentClientIsBusy(t *testing.T) {
+	slow(t, "a stream counts for a second")
 	t.Parallel()
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	client, server := pair(t, l, "tcp4")
@@ -232,7 +235,7 @@ func TestShortConnectionsAreSeenWithTheirPeer(t *testing.T) {
 	if w.ends == nil {
 		t.Skip("the kernel announces no ends")
 	}
-	if v := w.look(); v.Err != nil {
+	if v := w.poll(); v.Err != nil {
 		t.Fatal(v.Err)
 	}
 	client, server := pair(t, l, "tcp4")

@@ -91,7 +91,7 @@ func (w *watch) run(done <-chan struct{}, out chan<- Verdict) {
 			offer = nil
 		case <-timer.C:
 			if w.now() >= next {
-				v, offer = w.look(), out
+				v, offer = w.poll(), out
 				next = w.last + w.pace()
 			} else {
 				w.collect()
@@ -133,16 +133,16 @@ func (w *watch) start() {
 	if ends, err := c.openEvents(); err == nil {
 		w.ends = ends
 	} else {
-		c.log.Debug("the ends of connections are not announced; short ones are only counted", "err", err)
+		c.log.Debug("the ends of connections are not announced; short ones are only counted", "error", err)
 	}
 }
 
 // look reads all tables once.
-func (w *watch) look() Verdict {
+func (w *watch) poll() Verdict {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
 	began := w.now()
-	queued, err := w.read(began)
+	queued, err := w.pollTables(began)
 	end := w.now()
 	// The cheaper of two: the other may have waited for a CPU.
 	w.cost, w.lastCost = min(end-began, w.lastCost), end-began
@@ -156,11 +156,11 @@ func (w *watch) look() Verdict {
 	}
 	w.failed = time.Time{}
 	w.last = began
-	return w.verdict(queued, end)
+	return w.decide(queued, end)
 }
 
 // read makes one complete look, or fails.
-func (w *watch) read(began time.Duration) (queued int, err error) {
+func (w *watch) pollTables(began time.Duration) (queued int, err error) {
 	own := w.c.own()
 	opens, buf, opensErr := w.c.opens(w.c.snmp)
 	w.c.snmp = buf
@@ -174,7 +174,7 @@ func (w *watch) read(began time.Duration) (queued int, err error) {
 		w.c.remember(l)
 	}
 	w.ports = w.c.ports
-	w.notice(foreign)
+	w.warnOfNeighbours(foreign)
 	if len(w.ports) == 0 {
 		w.started = true
 		w.judge.begin()
@@ -182,7 +182,7 @@ func (w *watch) read(began time.Duration) (queued int, err error) {
 		return 0, nil
 	}
 	if !w.started {
-		w.recall(began)
+		w.seedFromTimeWait(began)
 	}
 
 	var port uint16 // the kernel filters by one; several are sorted out here
@@ -190,14 +190,14 @@ func (w *watch) read(began time.Duration) (queued int, err error) {
 		port = w.ports[0]
 	}
 	w.judge.begin()
-	err = w.view.each(w.c.families, maskOpen, port, true, func(s *socket) {
-		if port == 0 && !w.ours(s) {
+	err = w.view.forEachSocket(w.c.families, maskOpen, port, true, func(s *socket) {
+		if port == 0 && !w.isOurs(s) {
 			return
 		}
 		now := w.now()
 		// In /proc/net/tcp a connection that is accepted gets another key. It was counted when it came.
-		if fresh := w.judge.see(s, now); fresh && w.started && !(w.c.fellBack && opensErr == nil) {
-			w.arrived(s, now)
+		if fresh := w.judge.observe(s, now); fresh && w.started && !(w.c.fellBack && opensErr == nil) {
+			w.addArrival(s, now)
 		}
 	})
 	if err != nil {
@@ -222,13 +222,13 @@ func (w *watch) read(began time.Duration) (queued int, err error) {
 	return queued, nil
 }
 
-func (w *watch) ours(s *socket) bool {
+func (w *watch) isOurs(s *socket) bool {
 	_, found := slices.BinarySearch(w.ports, s.local)
 	return found
 }
 
 // notice says once what can't be told apart, and that the rate before t0 is not the child's alone.
-func (w *watch) notice(foreign bool) {
+func (w *watch) warnOfNeighbours(foreign bool) {
 	w.foreign = foreign
 	if foreign && !w.started {
 		w.arrivals.unknown = true
@@ -242,7 +242,7 @@ func (w *watch) notice(foreign bool) {
 
 // recall looks through the TIME_WAIT sockets for probers: where the server closes first, as it does with a
 // kubelet's HTTP probes, they are the arrivals of the last minute. Failing at it costs nothing but time.
-func (w *watch) recall(now time.Duration) {
+func (w *watch) seedFromTimeWait(now time.Duration) {
 	if w.c.fellBack {
 		return
 	}
@@ -251,8 +251,8 @@ func (w *watch) recall(now time.Duration) {
 	}
 	times := map[from][]time.Duration{}
 	total := 0
-	err := w.view.each(w.c.families, maskTimeWait, 0, false, func(s *socket) {
-		if !w.ours(s) {
+	err := w.view.forEachSocket(w.c.families, maskTimeWait, 0, false, func(s *socket) {
+		if !w.isOurs(s) {
 			return
 		}
 		total++
@@ -285,7 +285,7 @@ const (
 )
 
 // arrived takes a connection not seen before.
-func (w *watch) arrived(s *socket, now time.Duration) {
+func (w *watch) addArrival(s *socket, now time.Duration) {
 	w.opens.seen++
 	if s.self && w.c.options.Dials != nil && w.c.options.Dials() > w.dials {
 		w.dials++
@@ -311,11 +311,11 @@ func (w *watch) collectLocked() {
 		return
 	}
 	lost := w.ends.drain(func(s *socket) {
-		if s.state == stListen || s.peerPort == 0 || !w.ours(s) {
+		if s.state == stListen || s.peerPort == 0 || !w.isOurs(s) {
 			return
 		}
-		if w.judge.gone(s) && w.started {
-			w.arrived(s, w.now())
+		if w.judge.closed(s) && w.started {
+			w.addArrival(s, w.now())
 		}
 	})
 	if lost {
@@ -354,7 +354,7 @@ func (o *openings) excess(opens uint64, first, all bool) int {
 }
 
 // verdict judges a complete look.
-func (w *watch) verdict(queued int, now time.Duration) Verdict {
+func (w *watch) decide(queued int, now time.Duration) Verdict {
 	q, since := w.arrivals.quiet(), now-w.arrivals.last
 	v := Verdict{
 		Known: true, Open: w.judge.tally.open, InFlight: w.judge.tally.inFlight, Queued: queued,
