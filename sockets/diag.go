@@ -23,8 +23,8 @@ const (
 	stClosing     = 11
 )
 
-// maskOpen is every state a full socket with a peer can be in. A socket that is in none of them any more
-// has been destroyed, and its end was announced.
+// maskOpen holds every state a full socket with a peer can be in. A socket that
+// has left them all has been destroyed, and its end was announced.
 const (
 	maskOpen     = 1<<stEstablished | 1<<stFinWait1 | 1<<stFinWait2 | 1<<stCloseWait | 1<<stLastAck | 1<<stClosing
 	maskListen   = 1 << stListen
@@ -39,22 +39,23 @@ const (
 	attrCgroup       = 21 // INET_DIAG_CGROUP_ID
 )
 
-// socket is one TCP socket as the kernel describes it. Times are how long ago something happened.
+// socket is one TCP socket as the kernel describes it. A time says how long ago
+// something happened.
 type socket struct {
 	family   uint8
 	state    uint8
 	local    uint16
 	peerPort uint16
 	peer     netip.Addr
-	self     bool   // the peer has this machine's end's address: a client in the same network namespace
-	cookie   uint64 // unique while the machine is up; the inode, where there is no cookie
+	self     bool   // both ends have the same address: a client in this network namespace
+	cookie   uint64 // unique until the machine restarts; the inode where there is no cookie
 	inode    uint32 // 0 until accepted
 	rqueue   uint32 // unread bytes; of a listener, connections waiting to be accepted
 	wqueue   uint32 // bytes unsent or unacknowledged
 	expires  time.Duration
 	cgroup   uint64
 
-	info       bool // what follows is known
+	info       bool // the fields below are known
 	sentAgo    time.Duration
 	recvAgo    time.Duration
 	ackAgo     time.Duration
@@ -63,9 +64,9 @@ type socket struct {
 	segsIn     uint32
 	dataOut    uint32
 	dataIn     uint32
-	unsent     uint32        // bytes of wqueue
-	lost       uint32        // segments thought lost, or sent again and not acknowledged
-	rtt        time.Duration // the least seen
+	unsent     uint32        // the part of wqueue not sent yet
+	lost       uint32        // segments considered lost, or retransmitted and not acknowledged
+	rtt        time.Duration // the lowest measured
 }
 
 var (
@@ -74,8 +75,9 @@ var (
 	errOverrun     = errors.New("dump lost in a full receive buffer")
 )
 
-// appendRequest appends a dump request for the TCP sockets of a family, in the states of the mask, with the
-// local port if it is not 0, with their tcp_info if info is set.
+// appendRequest appends a dump request for the TCP sockets of a family in the
+// states of the mask. It filters by local port unless that is 0, and asks for
+// tcp_info if info is set.
 func appendRequest(b []byte, seq uint32, family uint8, states uint32, port uint16, info bool) []byte {
 	n := len(b)
 	b = append(b, make([]byte, diagReqLen)...)
@@ -94,9 +96,11 @@ func appendRequest(b []byte, seq uint32, family uint8, states uint32, port uint1
 	return b
 }
 
-// decodeDump decodes one datagram of a dump and hands each socket to see, which must not keep the pointer.
-// done is true at the dump's last message. Any doubt about completeness is an error: a partial dump must
-// never pass for a small one. Messages of another sequence number are remains of a dump given up, and skipped.
+// decodeDump decodes one datagram of a dump and passes each socket to visit,
+// which must not keep the pointer. done is true at the dump's last message. Any
+// doubt about completeness is an error: a partial dump must never pass for a
+// small one. Messages with another sequence number belong to an abandoned dump
+// and are skipped.
 func decodeDump(b []byte, seq uint32, visit func(*socket)) (done bool, err error) {
 	var s socket
 	for len(b) > 0 {
@@ -118,7 +122,7 @@ func decodeDump(b []byte, seq uint32, visit func(*socket)) (done bool, err error
 		case unix.NLMSG_ERROR:
 			return false, messageError(body)
 		case unix.NLMSG_DONE:
-			// The body, where there is one, is the dump's own return code.
+			// The body, if there is one, is the dump's return code.
 			if len(body) >= 4 {
 				if code := int32(binary.NativeEndian.Uint32(body)); code < 0 {
 					return false, unix.Errno(-code)
@@ -137,8 +141,9 @@ func decodeDump(b []byte, seq uint32, visit func(*socket)) (done bool, err error
 	return false, nil
 }
 
-// decodeEvents decodes a datagram of the destroy groups. What can't be understood is an error, and the
-// caller has to assume that arrivals were lost with it.
+// decodeEvents decodes a datagram of the destroy groups. A message that can't
+// be decoded is an error; the caller has to assume that arrivals were lost with
+// it.
 func decodeEvents(b []byte, visit func(*socket)) error {
 	var s socket
 	for len(b) > 0 {
@@ -172,7 +177,7 @@ func nextMessage(b []byte) (typ, flags uint16, seq uint32, body, rest []byte, er
 	body = b[unix.NLMSG_HDRLEN:n]
 	next := (uint64(n) + 3) &^ 3
 	if next > uint64(len(b)) {
-		next = uint64(len(b)) // the last message need not be padded
+		next = uint64(len(b)) // the last message may lack its padding
 	}
 	return typ, flags, seq, body, b[next:], nil
 }
@@ -188,7 +193,8 @@ func messageError(body []byte) error {
 	return unix.Errno(-code)
 }
 
-// decodeSocket decodes an inet_diag_msg and its attributes. Everything in s is overwritten.
+// decodeSocket decodes an inet_diag_msg and its attributes. It overwrites all
+// of s.
 func decodeSocket(b []byte, s *socket) error {
 	if len(b) < diagMsgLen {
 		return errTruncated
@@ -234,9 +240,10 @@ func decodeSocket(b []byte, s *socket) error {
 	return nil
 }
 
-// decodeInfo takes what is needed from a struct tcp_info. It has grown over the years: a kernel without
-// data_segs_out (before 4.6) tells too little to know what is in flight, and leaves info false; one without
-// bytes_sent (before 4.19) has bytes_acked, which says the same once nothing is in the write queue.
+// decodeInfo reads the fields needed from a struct tcp_info, which has grown
+// over the years. Without data_segs_out (kernels before 4.6) requests in flight
+// can't be deduced, and info stays false. Without bytes_sent (before 4.19) it
+// reads bytes_acked, which is equal once the write queue is empty.
 func decodeInfo(v []byte, s *socket) {
 	if len(v) < 160 {
 		return

@@ -9,21 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netlink is a NETLINK_SOCK_DIAG socket and the buffer it reads into. It is used by one goroutine.
+// netlink is a NETLINK_SOCK_DIAG socket and its read buffer. One goroutine uses
+// it.
 type netlink struct {
 	fd  int
 	seq uint32
 	req []byte
 	buf []byte
 
-	// recv is recvfrom; tests put faults in its place.
+	// recv is recvfrom; tests inject faults here.
 	recv func(fd int, b []byte) (n int, err error)
 }
 
-// The kernel fills a dump's datagrams up to the size of the buffer they are read with, 32 KiB at most.
+// The kernel fills a dump's datagrams up to the size of the read buffer, at
+// most 32 KiB.
 const bufferSize = 32 << 10
 
-// A dump's datagrams are made as they are asked for; one that does not come within this time does not come.
+// The kernel makes a dump's datagrams as they are read. One that has not come
+// within this time will not come.
 const receiveTimeout = time.Second
 
 func openNetlink() (*netlink, error) {
@@ -45,9 +48,10 @@ func (n *netlink) close() {
 	}
 }
 
-// families are those to ask about; none known are both. A dual-stack listener's IPv4 clients are AF_INET6 sockets, so both, unless
-// it is known that no listener is of one of them: each costs a walk through the whole machine's hash table,
-// half a millisecond with 262,144 buckets.
+// families is the set of address families to query, IPv4 and IPv6; the zero
+// value means both. A dual-stack listener's IPv4 clients are AF_INET6 sockets.
+// Leaving out a family without a listener saves a walk of the machine's whole
+// hash table: 0.5 ms with 262,144 buckets.
 type families [2]bool
 
 var bothFamilies = families{true, true}
@@ -57,8 +61,9 @@ func (f *families) add(family uint8) {
 	f[1] = f[1] || family == unix.AF_INET6
 }
 
-// dump hands to see every TCP socket of the families, in the states of the mask and of the port, if one is
-// given. An error means that nothing it has seen may be relied on.
+// dump passes to visit every TCP socket of the families that is in the states
+// of the mask and has the port, unless that is 0. After an error nothing
+// visited may be relied on.
 func (n *netlink) dump(f families, states uint32, port uint16, info bool, visit func(*socket)) error {
 	if f == (families{}) {
 		f = bothFamilies
@@ -70,7 +75,7 @@ func (n *netlink) dump(f families, states uint32, port uint16, info bool, visit 
 	}
 	if f[1] {
 		err := n.dumpFamily(unix.AF_INET6, states, port, info, visit)
-		if err != nil && !(f[0] && errors.Is(err, unix.ENOENT)) { // without IPv6 the kernel answers so
+		if err != nil && !(f[0] && errors.Is(err, unix.ENOENT)) { // the answer of a kernel without IPv6
 			return err
 		}
 	}
@@ -104,8 +109,9 @@ func (n *netlink) dumpFamily(family uint8, states uint32, port uint16, info bool
 	}
 }
 
-// receive reads a datagram; n is its own length, even if b was too short for it. It is unix.Recvfrom but for
-// the address, which would be an allocation each time.
+// receive reads a datagram and returns its real length, even if b was too
+// short. Unlike unix.Recvfrom it does not return the address, which would be an
+// allocation each time.
 func receive(fd int, b []byte) (n int, err error) {
 	for {
 		r, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))),
@@ -128,17 +134,19 @@ func retry(f func() error) error {
 	}
 }
 
-// The groups in which the kernel announces each TCP socket that is destroyed, with its tcp_info: so even a
-// connection that lived for a millisecond is seen, with its peer and its byte counts. Receiving needs no
-// privilege. Groups are numbered from 1 (linux/sock_diag.h), and are the bits from 0 of the mask.
+// In these groups the kernel announces each TCP socket that is destroyed, with
+// its tcp_info. So even a connection that lived for a millisecond is seen, with
+// its peer and byte counts. Receiving needs no privilege. Groups are numbered
+// from 1 (linux/sock_diag.h); bits of the mask from 0.
 const (
 	groupTCPDestroy  = 1 // SKNLGRP_INET_TCP_DESTROY
 	groupTCP6Destroy = 3 // SKNLGRP_INET6_TCP_DESTROY
 	destroyGroups    = 1<<groupTCPDestroy>>1 | 1<<groupTCP6Destroy>>1
 )
 
-// Room for about two thousand announcements (each charged ~1 KiB), and the kernel doubles what it is asked for.
-// Above the limit in net.core.rmem_max it is cut to that, silently.
+// eventBuffer is room for about two thousand announcements: each is charged
+// about 1 KiB, and the kernel doubles the size requested. It silently limits
+// that to net.core.rmem_max.
 const eventBuffer = 1 << 20
 
 // events is a subscription to the ends of TCP sockets.
@@ -167,7 +175,8 @@ func (e *events) close() {
 	}
 }
 
-// drain hands what has come to see, without waiting. lost is true when some of it was dropped on the way.
+// drain passes the announcements received so far to visit, without waiting.
+// lost is true if some were dropped.
 func (e *events) drain(visit func(*socket)) (lost bool) {
 	for {
 		n, err := e.recv(e.fd, e.buf)
@@ -175,7 +184,7 @@ func (e *events) drain(visit func(*socket)) (lost bool) {
 		case err == unix.EAGAIN:
 			return lost
 		case err == unix.ENOBUFS:
-			lost = true // reported once; the queue that follows is good
+			lost = true // reported once; what is still queued is good
 			continue
 		case err != nil:
 			return true

@@ -21,25 +21,28 @@ type listener struct {
 	cgroup uint64
 }
 
-// The root of the cgroup v2 tree has this id, and so has every socket where only cgroup v1 is in use: such
-// an id tells nobody apart.
+// rootCgroup is the id of the root of the cgroup v2 tree. Where only cgroup v1
+// is in use every socket has it, so it distinguishes nothing.
 const rootCgroup = 1
 
-// owner tells the child's listeners from those of neighbours in the network namespace.
+// owner distinguishes the child's listeners from those of neighbours in the
+// network namespace.
 //
-// An explicit list of ports is followed. Otherwise a listener is the child's if it carries the id of
-// drainit's own cgroup; in so far as ids don't tell (no id, or the root's), if one of drainit's descendants
-// holds it; and if their descriptors can't be read, every listener is the child's but drainit's own.
+// An explicit list of ports decides. Otherwise a listener is the child's if it
+// carries the id of drainit's own cgroup. Where ids distinguish nothing (no id,
+// or the root's), it is the child's if a descendant of drainit holds it. Where
+// their descriptors can't be read, every listener but drainit's own is taken
+// for the child's.
 type owner struct {
 	ports []uint16 // explicit
 	own   uint16   // drainit's own port
 
 	cgroup uint64 // drainit's own, 0 if unknown
-	asked  bool   // for the cgroup
+	asked  bool   // the cgroup has been looked up
 
 	inodes  map[uint32]ownership
 	scanned time.Time
-	unsure  bool // neighbours can't be told apart
+	unsure  bool // neighbours can't be distinguished
 }
 
 type ownership uint8
@@ -49,12 +52,13 @@ const (
 	ours
 )
 
-// Who holds a listener may change while the child starts; it is looked up again at this pace, and not more
-// often, since it reads all of /proc.
+// rescan is how often the holders of listeners are looked up again: they may
+// change while the child starts, and a look-up reads all of /proc.
 const rescan = time.Second
 
-// split returns the child's listeners, and whether there are foreign ones. It reuses all. self returns the id
-// of drainit's own cgroup; it is nil where the listeners have come without ids.
+// split returns the child's listeners, and whether there are foreign ones. It
+// reuses all. self returns the id of drainit's own cgroup; it is nil if the
+// listeners carry no ids.
 func (o *owner) split(all []listener, self func() uint64) (mine []listener, foreign bool) {
 	all = slices.DeleteFunc(all, func(l listener) bool { return o.own != 0 && l.port == o.own })
 	n := len(all)
@@ -76,12 +80,12 @@ func (o *owner) split(all []listener, self func() uint64) (mine []listener, fore
 	return mine, len(mine) < n
 }
 
-// held returns those listeners that descendants hold.
+// held returns the listeners that descendants of drainit hold.
 func (o *owner) held(all []listener) []listener {
 	missing := func(l listener) bool { return o.inodes[l.inode] != ours }
 	if slices.ContainsFunc(all, missing) && time.Since(o.scanned) >= rescan {
 		inodes, complete := descendantSockets(os.Getpid())
-		o.scanned, o.unsure = time.Now(), !complete // a neighbour may be among those kept
+		o.scanned, o.unsure = time.Now(), !complete // a neighbour's may be among those kept
 		o.inodes = map[uint32]ownership{}
 		for _, l := range all {
 			_, found := inodes[l.inode]
@@ -94,7 +98,8 @@ func (o *owner) held(all []listener) []listener {
 		}
 	}
 	if o.unsure {
-		// Somebody's descriptors are closed to us: what isn't known to be ours might be.
+		// Some process's descriptors can't be read: a listener without a known
+		// holder may be ours.
 		return all
 	}
 	return slices.DeleteFunc(all, missing)
@@ -153,9 +158,9 @@ func socketInode(link string) (uint32, bool) {
 	return uint32(inode), ok
 }
 
-// ownCgroup learns the id of drainit's own cgroup from a socket of its own that listens for no longer than
-// it takes to ask about it, on loopback. (The health listener's would do, but there may be none; and a
-// stat of the cgroup's directory needs it to be mounted.)
+// ownCgroup returns the id of drainit's own cgroup, or 0. It reads it from a
+// socket that listens on loopback just for that. (There may be no health
+// listener, and a stat of the cgroup's directory needs it to be mounted.)
 func ownCgroup(n *netlink) uint64 {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

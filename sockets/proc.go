@@ -10,8 +10,9 @@ import (
 	"os"
 )
 
-// passiveOpens finds the connections ever accepted by the network namespace in the text of /proc/net/snmp.
-// Columns are found by name: kernels have added some.
+// passiveOpens returns the number of connections the network namespace has ever
+// accepted, from the text of /proc/net/snmp. It finds columns by name, since
+// kernels have added some.
 func passiveOpens(text []byte) (uint64, error) {
 	var names []byte
 	for line := range bytes.Lines(text) {
@@ -42,8 +43,9 @@ func passiveOpens(text []byte) (uint64, error) {
 	return 0, errors.New("no Tcp line in /proc/net/snmp")
 }
 
-// parseTable parses the text of /proc/net/tcp or tcp6 and hands each socket to see. There is no tcp_info
-// there, and no cookie: the inode is all there is to know a socket by.
+// parseTable parses the text of /proc/net/tcp or tcp6 and passes each socket to
+// visit. There is no tcp_info there, and no cookie: the inode is all that
+// identifies a socket.
 func parseTable(text []byte, visit func(*socket)) error {
 	header := true
 	var s socket
@@ -61,7 +63,7 @@ func parseTable(text []byte, visit func(*socket)) error {
 		visit(&s)
 	}
 	if header {
-		return errTruncated // even an empty table has its header
+		return errTruncated // even an empty table has a header
 	}
 	return nil
 }
@@ -97,14 +99,15 @@ func parseRow(line []byte, s *socket) error {
 	s.wqueue, s.rqueue, s.inode = uint32(w), uint32(r), uint32(ino)
 	s.cookie = ino
 	if ino == 0 {
-		// Not accepted yet, or already given up: only its addresses tell it apart.
+		// Not accepted yet, or abandoned: only its addresses identify it.
 		a := peer.As16()
 		s.cookie = 1<<63 | uint64(lport)<<32 | uint64(pport)<<16 | uint64(a[14])<<8 | uint64(a[15])
 	}
 	return nil
 }
 
-// address parses the hexadecimal address and port of a table: words in the machine's byte order.
+// address parses a hexadecimal address and port. The address is in words of the
+// machine's byte order.
 func address(b []byte) (netip.Addr, uint16, bool) {
 	host, port, ok := bytes.Cut(b, []byte(":"))
 	if !ok || len(port) != 4 {
@@ -137,7 +140,7 @@ func field(b []byte) (word, rest []byte) {
 	return b, nil
 }
 
-// number parses without the string that strconv would need.
+// number parses a number without the string that strconv would need.
 func number(b []byte, base uint64) (n uint64, ok bool) {
 	if len(b) == 0 || len(b) > 20 {
 		return 0, false
@@ -162,7 +165,7 @@ func number(b []byte, base uint64) (n uint64, ok bool) {
 	return n, true
 }
 
-// readFile reads a file of /proc into buf, which it grows and returns.
+// readFile reads a file of /proc into buf, grows it as needed and returns it.
 func readFile(name string, buf []byte) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -188,7 +191,8 @@ func readFile(name string, buf []byte) ([]byte, error) {
 	}
 }
 
-// tables reads the tables of both families. A kernel without IPv6 has no second one.
+// tables reads the tables of both families. A kernel without IPv6 has no second
+// table.
 func tables(buf []byte, visit func(*socket)) ([]byte, error) {
 	for _, name := range [...]string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		var err error
