@@ -24,6 +24,11 @@ var http1Cases = []scenario{
 	},
 	firstInTLS("Go", secure), firstInTLS("node", node), firstInTLS("Java", java("tls")),
 	{
+		name: "a later request in TLS takes 20 s, node", kind: early, server: node, tls: true, warm: 4 * time.Second,
+		traffic: func(w *world) { w.askTwice(6, 20*time.Second, 0) },
+		rows:    lossless("idle"),
+	},
+	{
 		name: "pipelining: the second request takes 20 s", kind: early, server: plain, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(3, -time.Second, func(c *conn) error {
@@ -41,7 +46,7 @@ var http1Cases = []scenario{
 	},
 	earlyHints("Go", plain), earlyHints("node", node),
 	{
-		name: "answers of 12 s that one prober of /ms=0 accompanies", kind: early, server: plain, warm: 4 * time.Second,
+		name: "answers of 12 s beside a kubelet's probes", kind: early, server: plain, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(3, -time.Second, func(c *conn) error { return c.ask(slow(12 * time.Second)) })
 			w.prober(nodeIP, time.Second, 100*time.Millisecond, w.probeHTTP)

@@ -82,6 +82,19 @@ var http2Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
+		name: "gRPC: a later call of 20 s", kind: early, server: goServer("grpc"), warm: 4 * time.Second,
+		traffic: func(w *world) {
+			w.channels(3, 0, func(c *grpc.ClientConn) {
+				for range 5 {
+					w.call(c, 100*time.Millisecond)
+				}
+				w.until(-time.Second)
+				w.call(c, 20*time.Second)
+			})
+		},
+		rows: lossless("idle"),
+	},
+	{
 		name: "gRPC: a first call of 20 s", kind: early, server: goServer("grpc"), warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.channels(3, 0, func(c *grpc.ClientConn) {

@@ -34,7 +34,7 @@ var lateCases = []scenario{
 		traffic: func(w *world) {
 			w.channels(3, 10*time.Second, func(c *grpc.ClientConn) { w.call(c, 0); <-w.over })
 		},
-		rows: by(soon, "idle"),
+		rows: by(soon, "quiet", "idle"),
 	},
 	{
 		name: "HTTP/2 connections that are idle", kind: late, server: h2c, warm: 6 * time.Second,
@@ -44,6 +44,26 @@ var lateCases = []scenario{
 	{
 		name: "HTTP/2 connections that were used once", kind: late, server: h2c, warm: 6 * time.Second,
 		traffic: func(w *world) { w.http2s(3, 0, func(_ int, m *multiplexed) { m.get("/"); <-w.over }) },
+		rows:    by(soon, "idle"),
+	},
+	{
+		name: "gRPC channels that were used once, 40 ms away", kind: late, server: goServer("grpc"), trip: 40 * time.Millisecond, warm: 6 * time.Second,
+		traffic: func(w *world) { w.idleChannels(3, true) },
+		rows:    by(soon, "idle"),
+	},
+	{
+		name: "gRPC channels that are idle, 40 ms away", kind: late, server: goServer("grpc"), trip: 40 * time.Millisecond, warm: 6 * time.Second,
+		traffic: func(w *world) { w.idleChannels(3, false) },
+		rows:    by(soon, "idle"),
+	},
+	{
+		name: "HTTP/2 connections that were used once, 40 ms away", kind: late, server: h2c, trip: 40 * time.Millisecond, warm: 6 * time.Second,
+		traffic: func(w *world) { w.http2s(3, 0, func(_ int, m *multiplexed) { m.get("/"); <-w.over }) },
+		rows:    by(soon, "idle"),
+	},
+	{
+		name: "connections in TLS that were used once, 40 ms away", kind: late, server: node, tls: true, trip: 40 * time.Millisecond, warm: 6 * time.Second,
+		traffic: func(w *world) { w.spares(3) },
 		rows:    by(soon, "idle"),
 	},
 	{
@@ -60,7 +80,12 @@ var lateCases = []scenario{
 	{
 		name: "statsd by TCP that has ended", kind: late, server: goServer("sink"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.oneWay(3, 100*time.Millisecond, time.Second) },
-		rows:    by(soon, "idle"),
+		rows:    by(soon, "quiet", "idle"),
+	},
+	{
+		name: "statsd by TCP that goes on", kind: late, server: goServer("sink"), warm: 6 * time.Second,
+		traffic: func(w *world) { w.oneWay(3, 100*time.Millisecond, time.Minute) },
+		rows:    each(want{by: soon, physics: "physics: they never move on"}, []string{"quiet", "idle"}),
 	},
 	{
 		name: "syslog by TCP, silent since before", kind: late, server: goServer("sink"), warm: 8 * time.Second,
@@ -166,7 +191,7 @@ func webSockets(name string, server func(*world) []string, n int) scenario {
 				w.clients.Go(func() { w.webSocket(clientIP(i)) })
 			}
 		},
-		rows: by(soon, "idle"),
+		rows: by(soon, "quiet", "idle"),
 	}
 }
 

@@ -59,6 +59,12 @@ var poolCases = []scenario{
 		rows:    lossless("quiet", "idle"),
 	},
 	{
+		name: "one kept connection, a request each 3 s, moved after 12 s", kind: early, server: plain,
+		warm: 13 * time.Second, late: 12 * time.Second,
+		traffic: func(w *world) { w.steady(clientIP(0), 3*time.Second) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
 		name: "gRPC, 10 channels, moved after 20 s", kind: early, server: goServer("grpc"),
 		warm: 10 * time.Second, late: 20 * time.Second,
 		traffic: func(w *world) { w.calls(10, 200*time.Millisecond) },
@@ -89,6 +95,29 @@ func (w *world) calls(n int, pause time.Duration) {
 		for !closed(w.moved) {
 			w.call(c, 0)
 			time.Sleep(exponential(pause))
+		}
+	})
+}
+
+// steady is a client that makes a request in each period, on one connection.
+func (w *world) steady(from string, period time.Duration) {
+	w.clients.Go(func() {
+		c, err := w.connect(from)
+		for !closed(w.moved) {
+			began := time.Now()
+			if err == nil {
+				err = c.ask("/")
+			}
+			w.record("/ on a kept connection", began, err)
+			if err != nil {
+				time.Sleep(period)
+			}
+			if err != nil || c.rest(period) {
+				c, err = w.connect(from)
+			}
+		}
+		if err == nil {
+			c.Close()
 		}
 	})
 }

@@ -13,19 +13,19 @@ func gunicorn(more ...string) func(*world) []string {
 }
 
 // today is how long a stop without traffic takes: the window, or 8 s of silence.
-const today = 8*time.Second + slack
+const today = 8*time.Second + 2*slack
 
 var steadyCases = []scenario{
 	{
 		name: "a connection per request, 40/s, moved after 8 s", kind: stays, server: plain,
 		warm: 10 * time.Second, late: 8 * time.Second,
-		traffic: func(w *world) { w.arrive(40, mixed(0.1, time.Second)) },
+		traffic: func(w *world) { w.arrive(40, mixed(0.1, 500*time.Millisecond)) },
 		rows:    losslessBy(13*time.Second, "quiet", "idle"),
 	},
 	{
 		name: "a connection per request, 4/s, node, moved after 8 s", kind: stays, server: node,
 		warm: 12 * time.Second, late: 8 * time.Second,
-		traffic: func(w *world) { w.arrive(4, mixed(0.1, time.Second)) },
+		traffic: func(w *world) { w.arrive(4, mixed(0.1, 500*time.Millisecond)) },
 		rows:    lossless("quiet", "idle"),
 	},
 	{
@@ -70,18 +70,29 @@ var steadyCases = []scenario{
 		rows: losslessBy(5500*time.Millisecond+slack, "idle"),
 	},
 	{
+		name: "a connection per request, 20/s, 40 ms away", kind: stays, server: plain, trip: 40 * time.Millisecond,
+		warm: 10 * time.Second, late: 8 * time.Second,
+		traffic: func(w *world) { w.arrive(20, mixed(0.1, 500*time.Millisecond)) },
+		rows:    losslessBy(13*time.Second, "quiet", "idle"),
+	},
+	{
+		name: "idle kept connections, 40 ms away", kind: stays, server: plain, trip: 40 * time.Millisecond, warm: 14 * time.Second,
+		traffic: func(w *world) { w.spares(20) },
+		rows:    losslessBy(today, "quiet", "idle"),
+	},
+	{
 		name: "SO_REUSEPORT", kind: stays, server: goServer("shares"), warm: 10 * time.Second, late: 8 * time.Second,
-		traffic: func(w *world) { w.arrive(20, mixed(0.1, time.Second)) },
+		traffic: func(w *world) { w.arrive(20, mixed(0.1, 500*time.Millisecond)) },
 		rows:    losslessBy(13*time.Second, "quiet", "idle"),
 	},
 	{
 		name: "IPv6", kind: stays, server: plain, warm: 10 * time.Second, late: 8 * time.Second,
 		traffic: func(w *world) {
 			w.addr = fmt.Sprintf("[%s]:%d", serverIP6, serverPort)
-			w.arriveFrom(func(int) string { return "" }, 20, mixed(0.1, time.Second))
+			w.arriveFrom(func(int) string { return "" }, 20, mixed(0.1, 500*time.Millisecond))
 			w.clients.Go(func() { w.until(-time.Second); w.once("", slow(15*time.Second)) })
 		},
-		rows: lossless("quiet", "idle"),
+		rows: losslessBy(soon, "idle"),
 	},
 	{
 		name: "gunicorn whose workers restart, 8/s, moved after 6 s", kind: stays, server: gunicorn("-w", "2", "--max-requests", "25"),

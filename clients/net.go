@@ -49,12 +49,17 @@ func ips(lines ...string) error {
 	return nil
 }
 
-// clientSide makes the pair of interfaces to the server's namespace, which is
-// that of the process, and this side's addresses.
-func clientSide(pid int) error {
+// pair makes a pair of interfaces, one here and one in the namespace of the
+// process.
+func pair(pid int) error {
+	return ip(fmt.Sprintf("link add eth0 type veth peer name eth0 netns %d", pid))
+}
+
+// clientSide gives eth0 the addresses of the node, the balancers and the
+// clients.
+func clientSide() error {
 	lines := []string{
 		"link set lo up",
-		fmt.Sprintf("link add eth0 type veth peer name eth0 netns %d", pid),
 		"link set eth0 up",
 		"address add " + nodeIP + "/24 dev eth0",
 		"address add " + nodeIP6 + "/64 dev eth0 nodad",

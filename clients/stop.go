@@ -135,10 +135,7 @@ func (w *world) start() (*process, error) {
 	read.Close()
 	logsEnd.Close()
 	go p.read(logs)
-	if err := clientSide(p.cmd.Process.Pid); err != nil {
-		return nil, err
-	}
-	if w.serverNet, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", p.cmd.Process.Pid)); err != nil {
+	if err := w.wire(p.cmd.Process.Pid); err != nil {
 		return nil, err
 	}
 	if _, err := write.Write([]byte{1}); err != nil {
@@ -150,6 +147,22 @@ func (w *world) start() (*process, error) {
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// wire connects the server's namespace, which is that of the process.
+func (w *world) wire(pid int) (err error) {
+	if w.serverNet, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+		return err
+	}
+	if w.scenario.trip > 0 {
+		err = w.slowWire(w.scenario.trip)
+	} else {
+		err = pair(pid)
+	}
+	if err != nil {
+		return err
+	}
+	return clientSide()
 }
 
 func (p *process) read(r io.Reader) {

@@ -42,6 +42,9 @@ func report(path string, results []result, keep bool) error {
 	if err := os.WriteFile(raw, b.Bytes(), 0o644); err != nil {
 		return err
 	}
+	if slices.ContainsFunc(results, func(r result) bool { return r.Budget != fullBudget.Seconds() }) {
+		return insert(path, defaultTable(results))
+	}
 	return insert(path, table(results))
 }
 
@@ -160,6 +163,9 @@ func tableRow(b *strings.Builder, results []result, labels []string) {
 
 // joined lists what differs, and a thing that is always the same once.
 func joined(all []string) string {
+	if len(all) == 0 {
+		return ""
+	}
 	if len(slices.Compact(slices.Clone(all))) == 1 {
 		return all[0]
 	}
@@ -182,4 +188,68 @@ func (r *result) reason() string {
 
 func (r *result) name() string {
 	return order{Case: r.Case, Until: r.Until, Budget: time.Duration(r.Budget * float64(time.Second))}.name()
+}
+
+// defaultTable compares no value with window: a row for each case and budget.
+// Sorted results of one subject are expected.
+func defaultTable(results []result) string {
+	var b strings.Builder
+	b.WriteString("| case | budget | window: lost | over | default: lost | over | why | what is worse |\n|---|---|---|---|---|---|---|---|\n")
+	type key struct {
+		name   string
+		budget float64
+	}
+	at := map[key][2][]result{}
+	var keys []key
+	for _, r := range results {
+		k := key{r.Case, r.Budget}
+		pair, seen := at[k]
+		if !seen {
+			keys = append(keys, k)
+		}
+		i := 0
+		if r.Until == "" {
+			i = 1
+		}
+		pair[i] = append(pair[i], r)
+		at[k] = pair
+	}
+	for _, k := range keys {
+		window, none := at[k][0], at[k][1]
+		fmt.Fprintf(&b, "| %s | %.0f s | %s | %s | %s | %s | %s | %s |\n", k.name, k.budget,
+			list(window, (*result).losses), list(window, (*result).exit),
+			list(none, (*result).losses), list(none, (*result).exit), list(none, (*result).reason), worse(window, none))
+	}
+	return b.String()
+}
+
+func (r *result) losses() string { return fmt.Sprintf("%d/%d", r.lostAll(), r.Total) }
+func (r *result) exit() string   { return fmt.Sprintf("%.1f", r.Exit) }
+
+func list(results []result, word func(*result) string) string {
+	all := make([]string, len(results))
+	for i := range results {
+		all[i] = word(&results[i])
+	}
+	return joined(all)
+}
+
+// worse says what no value loses that window keeps.
+func worse(window, none []result) string {
+	lost, killed := func(all []result) (n int, k bool) {
+		for _, r := range all {
+			n += r.lostAll()
+			k = k || r.Killed
+		}
+		return n, k
+	}, ""
+	before, killedBefore := lost(window)
+	now, killedNow := lost(none)
+	if killedNow && !killedBefore {
+		killed = "killed "
+	}
+	if now > before {
+		killed += fmt.Sprintf("%d more lost", now-before)
+	}
+	return killed
 }
