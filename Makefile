@@ -3,6 +3,8 @@
 # make clients what clients lose behind real servers, before and now: docs/clients.md
 # make test    installs what the tests need (Debian, root) and runs all of them
 # make lint    format, vet, tidy, staticcheck
+# make release VERSION=v1.2.3
+#              what a release publishes, into dist/; HEAD's, not the worktree's
 
 GO ?= go
 
@@ -11,13 +13,12 @@ BUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-
 # What `make clients` measures beside this tree, which cases, and how often.
 BEFORE ?= 0e188c0
 RUN ?= .
 RUNS ?= 1
 
-.PHONY: drainit demo clients test lint fuzz clean
+.PHONY: drainit demo clients test lint fuzz release clean
 
 drainit:
 	$(BUILD) -o $@ .
@@ -50,5 +51,8 @@ fuzz:
 	for t in FuzzDecodeDump FuzzParseTable FuzzPassiveOpens; do \
 		$(GO) test -run '^$$' -fuzz $$t -fuzztime 60s -fuzzminimizetime 10x ./sockets || exit 1; done
 
+release:
+	cd release && $(GO) run . -version '$(VERSION)'
+
 clean:
-	rm -f drainit
+	rm -rf drainit dist
