@@ -91,8 +91,13 @@ http {
 `, dir, upstream, frontAddr, bind)
 }
 
-// haproxy is in front, keeps a pool, and checks readiness by itself.
-func (w *world) haproxy(inter time.Duration, fall int) {
+// haproxy is in front, keeps a pool, and checks readiness by itself. With h2 set
+// it speaks HTTP/2 to the server.
+func (w *world) haproxy(inter time.Duration, fall int, h2 bool) {
+	more := ""
+	if h2 {
+		more = "proto h2"
+	}
 	err := replace()
 	config := filepath.Join(w.Dir, fmt.Sprintf("haproxy%d.cfg", time.Now().UnixNano()))
 	if err == nil {
@@ -107,9 +112,9 @@ defaults
 listen front
 	bind %s
 	option httpchk GET /readyz
-	server app %s source %s check port %d inter %dms fall %d rise 1 pool-purge-delay 60s
+	server app %s source %s check port %d inter %dms fall %d rise 1 pool-purge-delay 60s %s
 	server other %s backup
-`, frontAddr, w.addr, balancerIP(1), healthPort, inter.Milliseconds(), fall, replacement), 0o644)
+`, frontAddr, w.addr, balancerIP(1), healthPort, inter.Milliseconds(), fall, more, replacement), 0o644)
 	}
 	if err == nil {
 		err = exec.Command("haproxy", "-q", "-db", "-f", config).Start()

@@ -44,6 +44,56 @@ var http1Cases = []scenario{
 		},
 		rows: lossless("idle"),
 	},
+	{
+		name: "a half-closed client, 14 s", kind: early, server: plain, warm: 4 * time.Second,
+		traffic: func(w *world) {
+			w.several(3, -time.Second, func(c *conn) error {
+				err := c.send(slow(14 * time.Second))
+				if err == nil {
+					err = raw(c).CloseWrite()
+				}
+				if err == nil {
+					err = c.answer()
+				}
+				return err
+			})
+		},
+		rows: lossless("idle"),
+	},
+	{
+		name: "an upload of 1 MB, then 15 s", kind: early, server: plain, warm: 4 * time.Second,
+		traffic: func(w *world) {
+			w.several(3, -time.Second, func(c *conn) error {
+				const size = 1 << 20
+				_, err := fmt.Fprintf(c, "POST /upload?ms=15000 HTTP/1.1\r\nHost: server\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", size)
+				time.Sleep(100 * time.Millisecond)
+				if err == nil {
+					_, err = c.Write(make([]byte, size))
+				}
+				if err == nil {
+					err = c.answer()
+				}
+				return err
+			})
+		},
+		rows: lossless("idle"),
+	},
+	{
+		name: "a server that greets, and a command of 15 s", kind: early, server: goServer("greets"), warm: 4 * time.Second,
+		traffic: func(w *world) {
+			w.several(3, -time.Second, func(c *conn) error {
+				_, err := c.r.ReadString('\n')
+				if err == nil {
+					_, err = fmt.Fprintln(c, 15000)
+				}
+				if err == nil {
+					_, err = c.r.ReadString('\n')
+				}
+				return err
+			})
+		},
+		rows: lossless("idle"),
+	},
 	earlyHints("Go", plain), earlyHints("node", node),
 	{
 		name: "answers of 12 s beside a kubelet's probes", kind: early, server: plain, warm: 4 * time.Second,

@@ -61,6 +61,16 @@ var http2Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
+		name: "HTTP/2 tokens, 3 s between", kind: early, server: h2c, warm: 4 * time.Second,
+		traffic: func(w *world) {
+			w.http2s(3, 0, func(_ int, m *multiplexed) {
+				w.until(-2 * time.Second)
+				m.get(stream(20*time.Second, 3*time.Second, 0, 20))
+			})
+		},
+		rows: lossless("idle"),
+	},
+	{
 		name: "HTTP/2 uploads of 64 KB each 2 s", kind: early, server: h2c, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.http2s(2, 0, func(_ int, m *multiplexed) {

@@ -93,6 +93,19 @@ var lateCases = []scenario{
 		rows:    by(soon, "idle"),
 	},
 	{
+		name: "sessions that were greeted, and say nothing", kind: late, server: goServer("greets"), warm: 8 * time.Second,
+		traffic: func(w *world) {
+			for i := range 3 {
+				w.clients.Go(func() {
+					if c, err := w.connect(clientIP(i)); err == nil {
+						c.hold()
+					}
+				})
+			}
+		},
+		rows: by(soon, "quiet", "idle"),
+	},
+	{
 		name: "a dead client in the middle of an answer", kind: late, server: plain, warm: 6 * time.Second,
 		traffic: func(w *world) { w.corpse("/?kb=20000") },
 		rows:    by(soon, "idle", "closed"),
@@ -126,6 +139,11 @@ var lateCases = []scenario{
 		name: "a Prometheus that scrapes each 15 s on a kept connection", kind: late, server: plain, warm: 50 * time.Second,
 		traffic: func(w *world) { w.scrape(15 * time.Second) },
 		rows:    by(soon, "closed", "idle"),
+	},
+	{
+		name: "an Envoy that probes each 5 s on a kept connection", kind: late, server: plain, warm: 22 * time.Second,
+		traffic: func(w *world) { w.scrape(5 * time.Second) },
+		rows:    by(soon, "quiet", "idle", "closed"),
 	},
 	{
 		name: "20 keep-alive clients of 400 ms without a pause, that stay", kind: late, server: plain, warm: 6 * time.Second,

@@ -41,10 +41,19 @@ var poolCases = []scenario{
 		name: "HAProxy pool, 40/s, checks 6 s × 3", kind: early, server: goServer("http"),
 		warm: 12 * time.Second, late: 25 * time.Second,
 		traffic: func(w *world) {
-			w.haproxy(6*time.Second, 3)
+			w.haproxy(6*time.Second, 3, false)
 			w.arrive(40, mixed(0.1, 300*time.Millisecond))
 		},
 		rows: lossless("quiet", "idle"),
+	},
+	{
+		name: "HAProxy pool by HTTP/2, 40/s, checks 4 s × 3", kind: early, server: h2c,
+		warm: 12 * time.Second, late: 16 * time.Second,
+		traffic: func(w *world) {
+			w.haproxy(4*time.Second, 3, true)
+			w.arrive(40, mixed(0.1, 300*time.Millisecond))
+		},
+		rows: losslessBy(12*time.Second+soon, "quiet", "idle"),
 	},
 	{
 		name: "20 keep-alive clients, moved after 15 s", kind: early, server: goServer("http"),
@@ -56,6 +65,19 @@ var poolCases = []scenario{
 		name: "20 keep-alive clients in TLS before node, moved after 12 s", kind: early, server: node, tls: true,
 		warm: 10 * time.Second, late: 12 * time.Second,
 		traffic: func(w *world) { w.keep(20, 500*time.Millisecond, false, fixed("/")) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
+		name: "10 keep-alive clients before uvicorn, moved after 12 s", kind: early, server: uvicorn("--timeout-keep-alive", "75"),
+		warm: 10 * time.Second, late: 12 * time.Second,
+		traffic: func(w *world) { w.keep(10, 500*time.Millisecond, false, mixed(0.1, 300*time.Millisecond)) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
+		name: "10 keep-alive clients before gunicorn's threads, moved after 12 s", kind: early,
+		server: gunicorn("-k", "gthread", "--threads", "12", "--keep-alive", "75"),
+		warm:   10 * time.Second, late: 12 * time.Second,
+		traffic: func(w *world) { w.keep(10, 500*time.Millisecond, false, mixed(0.1, 300*time.Millisecond)) },
 		rows:    lossless("quiet", "idle"),
 	},
 	{

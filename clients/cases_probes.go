@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net"
 	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // Probers of the server's own port, and clients that look like them.
@@ -29,6 +32,18 @@ var probeCases = []scenario{
 	}),
 	prober("Docker's health check, each 5 s ± 60 ms", func(w *world) {
 		w.prober("", 5*time.Second, 60*time.Millisecond, w.probeInside)
+	}),
+	{
+		name: "probers: a kubelet's gRPC probe, each 10 s", kind: late, server: goServer("grpc"), warm: 32 * time.Second,
+		traffic: func(w *world) { w.prober(nodeIP, 10*time.Second, 100*time.Millisecond, w.probeGRPC) },
+		rows:    by(soon, "quiet", "idle"),
+	},
+	prober("a kubelet's and ALB's at once", func(w *world) {
+		w.prober(nodeIP, time.Second, 100*time.Millisecond, w.probeHTTP)
+		w.prober(nodeIP, 10*time.Second, 100*time.Millisecond, w.probeHTTP)
+		for i := range 3 {
+			w.proberAt(time.Duration(i)*5*time.Second, balancerIP(20+i), 15*time.Second, 20*time.Millisecond, w.probeHTTP)
+		}
 	}),
 	prober("the container's own chatter", func(w *world) { w.chatter(3) }),
 	poller(time.Second, 12*time.Second, ""), poller(2*time.Second, 12*time.Second, ""), poller(5*time.Second, 12*time.Second, ""),
@@ -112,6 +127,15 @@ func (w *world) proberAt(phase time.Duration, from string, period, jitter time.D
 func (w *world) probeHTTP(from string) {
 	if c, err := w.connect(from); err == nil {
 		c.ask("/")
+		c.Close()
+	}
+}
+
+func (w *world) probeGRPC(from string) {
+	if c, err := w.channel(from, 0); err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		c.Invoke(ctx, "/clients.Service/Wait", durationpb.New(0), new(durationpb.Duration))
 		c.Close()
 	}
 }

@@ -81,6 +81,27 @@ var steadyCases = []scenario{
 		rows:    losslessBy(today, "quiet", "idle"),
 	},
 	{
+		name: "idle kept connections with keepalives of 1 s", kind: stays, server: plain, warm: 14 * time.Second,
+		traffic: func(w *world) {
+			for i := range 5 {
+				w.clients.Go(func() {
+					c, err := w.connect(clientIP(i))
+					if err == nil {
+						err = keepAlive(c, time.Second)
+					}
+					if err == nil {
+						err = c.ask("/")
+					}
+					w.record("/", time.Now(), err)
+					if err == nil {
+						c.hold()
+					}
+				})
+			}
+		},
+		rows: losslessBy(today, "quiet", "idle"),
+	},
+	{
 		name: "SO_REUSEPORT", kind: stays, server: goServer("shares"), warm: 10 * time.Second, late: 8 * time.Second,
 		traffic: func(w *world) { w.arrive(20, mixed(0.1, 500*time.Millisecond)) },
 		rows:    losslessBy(13*time.Second, "quiet", "idle"),

@@ -6,7 +6,15 @@ import "time"
 
 var streamCases = []scenario{
 	pausing("3 s between tokens", 3*time.Second, plain), pausing("8 s between tokens", 8*time.Second, plain),
+	pausing("12 s between tokens", 12*time.Second, plain),
 	pausing("3 s between tokens, node", 3*time.Second, node),
+	{
+		name: "a stream without end, a heartbeat each 5 s", kind: late, server: plain, warm: 6 * time.Second,
+		traffic: func(w *world) {
+			w.several(3, -5*time.Second, func(c *conn) error { return c.ask(stream(time.Minute, 5*time.Second, 0, 20)) })
+		},
+		rows: each(want{by: soon, physics: "physics: it has no end to wait for"}, []string{"idle"}),
+	},
 	{
 		name: "tokens in TLS, 3 s between", kind: early, server: node, tls: true, warm: 4 * time.Second,
 		traffic: func(w *world) { w.tokens(3*time.Second, 18*time.Second) },

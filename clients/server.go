@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -52,6 +53,8 @@ func serveKind(kind string, args []string) error {
 		return shares(s)
 	case "lingers":
 		return lingers(s, interval(args))
+	case "greets":
+		return greets()
 	case "worker":
 		time.Sleep(time.Hour)
 		return nil
@@ -86,6 +89,7 @@ func handler() http.Handler {
 	})
 	mux.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			time.Sleep(milliseconds(r, "ms"))
 			io.WriteString(w, "done\n")
 		}
 	})
@@ -125,6 +129,29 @@ func sink() error {
 		}
 	}
 	return err
+}
+
+// greets speaks first, as SMTP and MySQL do, and answers each line after so many
+// milliseconds as it says.
+func greets() error {
+	l, err := net.Listen("tcp", listenAddr())
+	for err == nil {
+		var c net.Conn
+		if c, err = l.Accept(); err == nil {
+			go converse(c)
+		}
+	}
+	return err
+}
+
+func converse(c net.Conn) {
+	defer c.Close()
+	io.WriteString(c, "220 server ready, and glad to see you\n")
+	for lines := bufio.NewScanner(c); lines.Scan(); {
+		ms, _ := strconv.Atoi(lines.Text())
+		time.Sleep(time.Duration(ms) * time.Millisecond)
+		io.WriteString(c, "250 done\n")
+	}
 }
 
 // closes closes its listener on SIGUSR1, and serves on.
