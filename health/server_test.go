@@ -208,7 +208,7 @@ func TestListenerCountsAndAnswers(t *testing.T) {
 			t.Errorf("code %d, want 200", code)
 		}
 		// One request each: an idle connection would hold a place.
-		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("after the answer: %v, want EOF", err)
 		}
 	}

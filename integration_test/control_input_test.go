@@ -3,10 +3,12 @@ package integration_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -116,7 +118,7 @@ func (w *worker) raw(request string) string {
 	c.SetDeadline(time.Now().Add(patience))
 	go io.WriteString(c, request) // ends with the connection
 	b, err := io.ReadAll(c)
-	if ne, ok := err.(net.Error); ok && ne.Timeout() {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		w.t.Errorf("%.60q: the connection stays open, with %q", request, b)
 	}
 	return string(b)

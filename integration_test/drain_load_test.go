@@ -250,7 +250,7 @@ func (l *drainLoad) crawl(path string, during time.Duration) {
 		time.Sleep(during / 50)
 		_, err = io.CopyN(io.Discard, r.Body, step)
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	l.record(path, began, true, err)
@@ -393,7 +393,7 @@ func (c *drainConn) chat(until time.Time, random *rand.Rand, silent bool) error 
 	}
 	for {
 		err := c.frame()
-		if err == errDrainClosed {
+		if errors.Is(err, errDrainClosed) {
 			return nil
 		}
 		if err != nil {

@@ -217,8 +217,8 @@ type reader struct {
 func (r *reader) receive(fd uintptr) bool {
 	for {
 		r.n, r.controlN, r.flags, _, r.err = syscall.Recvmsg(int(fd), r.data, r.control, syscall.MSG_CMSG_CLOEXEC)
-		if r.err != syscall.EINTR {
-			return r.err != syscall.EAGAIN
+		if !errors.Is(r.err, syscall.EINTR) {
+			return !errors.Is(r.err, syscall.EAGAIN)
 		}
 	}
 }

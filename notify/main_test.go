@@ -2,6 +2,7 @@ package notify
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -81,7 +82,7 @@ func sendRole() {
 	datagram := []byte(os.Getenv("DATAGRAM"))
 	to := &syscall.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}
 	for range count {
-		for err = syscall.EINTR; err == syscall.EINTR; {
+		for err = syscall.EINTR; errors.Is(err, syscall.EINTR); {
 			err = syscall.Sendto(fd, datagram, 0, to)
 		}
 		if err != nil {
@@ -180,7 +181,7 @@ func (s *sender) send(datagram string, fds ...int) {
 		control = syscall.UnixRights(fds...)
 	}
 	err := error(syscall.EINTR)
-	for err == syscall.EINTR {
+	for errors.Is(err, syscall.EINTR) {
 		err = syscall.Sendmsg(s.fd, []byte(datagram), control, &syscall.SockaddrUnix{Name: s.to}, 0)
 	}
 	if err != nil {

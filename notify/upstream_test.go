@@ -117,7 +117,7 @@ func TestUpstreamDoesNotWait(t *testing.T) {
 		}
 		full <- nil
 	}()
-	if err := await(t, full); err != ErrFull {
+	if err := await(t, full); !errors.Is(err, ErrFull) {
 		t.Fatalf("got %v, want ErrFull", err)
 	}
 	receive()

@@ -1,6 +1,7 @@
 package reaper
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -161,7 +162,7 @@ func TestReapInBatches(t *testing.T) {
 	}()
 	for range batch + 10 {
 		pid, err := syscall.ForkExec("/bin/true", []string{"true"}, &syscall.ProcAttr{})
-		if err == unix.EAGAIN {
+		if errors.Is(err, unix.EAGAIN) {
 			t.Skipf("the limit on processes allows %d here", len(left))
 		}
 		if err != nil {

@@ -128,7 +128,7 @@ func receive(fd int, b []byte) (n int, err error) {
 
 func retry(f func() error) error {
 	for {
-		if err := f(); err != unix.EINTR {
+		if err := f(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
@@ -181,9 +181,9 @@ func (e *events) drain(visit func(*socket)) (lost bool) {
 	for {
 		n, err := e.recv(e.fd, e.buf)
 		switch {
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return lost
-		case err == unix.ENOBUFS:
+		case errors.Is(err, unix.ENOBUFS):
 			lost = true // reported once; what is still queued is good
 			continue
 		case err != nil:

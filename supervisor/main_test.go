@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -51,7 +52,10 @@ func TestMain(m *testing.M) {
 func startRole(watched bool) {
 	p, err := Start(os.Args[1:], without(os.Environ(), roleVar), false, watched)
 	if err != nil {
-		e := err.(*StartError)
+		var e *StartError
+		if !errors.As(err, &e) {
+			panic(err)
+		}
 		fmt.Fprintf(os.Stderr, "%s\n%s\n", e.Msg, e.Hint)
 		os.Exit(e.Code)
 	}
