@@ -1,0 +1,409 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+)
+
+const (
+	replicas = 3
+	bin      = 100 * time.Millisecond
+	lead     = 2 * time.Second // of a strip, before the first stop
+	warmUp   = 4 * time.Second
+)
+
+// cell is one server, stopped in one way, behind one balancer.
+type cell struct {
+	server   server
+	way      way
+	plan     plan
+	restarts int
+	limit    time.Duration // no restart begins later than this
+}
+
+func (c cell) name() string { return fmt.Sprintf("%s, %s, %s", c.server.name, c.way.name, c.plan) }
+
+// record is one restart: a line of the raw results.
+type record struct {
+	Server   string                     `json:"server"`
+	Way      string                     `json:"way"`
+	Until    string                     `json:"until,omitempty"`
+	Balancer string                     `json:"balancer"`
+	Restart  int                        `json:"restart"`
+	Stop     float64                    `json:"stop_s"`
+	Start    float64                    `json:"start_s"`
+	Code     int                        `json:"code"`
+	Killed   bool                       `json:"killed,omitempty"` // by SIGKILL, after grace
+	Why      string                     `json:"why,omitempty"`    // drainit's word for the forwarding
+	Forward  float64                    `json:"forwarded_s,omitempty"`
+	InitRSS  int                        `json:"init_rss_kb,omitempty"`
+	InitCPU  float64                    `json:"init_cpu_ms,omitempty"`
+	Zombies  int                        `json:"zombies"`
+	Sent     map[string]int             `json:"sent"`
+	Failed   map[string]map[failure]int `json:"failed,omitempty"`
+}
+
+func (r record) lost() (n int) {
+	for _, f := range r.Failed {
+		for _, k := range f {
+			n += k
+		}
+	}
+	return n
+}
+
+func (r record) sent() (n int) {
+	for _, k := range r.Sent {
+		n += k
+	}
+	return n
+}
+
+// strip is a rolling restart in bins of 100 ms: what ended well and what not.
+type strip struct {
+	Server   string    `json:"server"`
+	Way      string    `json:"way"`
+	Balancer string    `json:"balancer"`
+	Good     []int     `json:"good"`
+	Failed   []int     `json:"failed"`
+	Stops    []float64 `json:"stops_s"` // when each stop began
+	Backs    []float64 `json:"backs_s"` // when each replica was back
+}
+
+// tally gives what ends to the restart during which it ends.
+type tally struct {
+	mu      sync.Mutex
+	records []record
+	strip   strip
+	began   time.Time // of the strip
+}
+
+func (t *tally) ended(kind string, f failure) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.records) == 0 {
+		return // before the first restart
+	}
+	r := &t.records[len(t.records)-1]
+	r.Sent[kind]++
+	if f != good {
+		if r.Failed == nil {
+			r.Failed = make(map[string]map[failure]int)
+		}
+		if r.Failed[kind] == nil {
+			r.Failed[kind] = make(map[failure]int)
+		}
+		r.Failed[kind][f]++
+	}
+	if t.began.IsZero() || len(t.records) > replicas+1 {
+		return
+	}
+	b := int(time.Since(t.began) / bin)
+	for len(t.strip.Good) <= b {
+		t.strip.Good, t.strip.Failed = append(t.strip.Good, 0), append(t.strip.Failed, 0)
+	}
+	if f == good {
+		t.strip.Good[b]++
+	} else {
+		t.strip.Failed[b]++
+	}
+}
+
+// site is a cell that runs.
+type site struct {
+	cell
+	e        *engine
+	replicas []*container
+	idle     [replicas]usage // of each init, when its server was ready
+	balancer balancer
+	tally    tally
+}
+
+// run runs the cell to its end and returns a record for each restart.
+func (c cell) run(ctx context.Context, e *engine) ([]record, strip, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s := &site{cell: c, e: e}
+	dir, err := os.MkdirTemp("", "drainit-proof-")
+	if err != nil {
+		return nil, strip{}, err
+	}
+	defer os.RemoveAll(dir)
+	os.Chmod(dir, 0o755)
+	defer s.remove()
+	if err := s.up(ctx, dir); err != nil {
+		return nil, strip{}, fmt.Errorf("%s: %w", c.name(), err)
+	}
+	defer s.balancer.stop()
+	err = s.load(ctx)
+	s.tally.strip.Server, s.tally.strip.Way, s.tally.strip.Balancer = c.server.name, c.way.name, c.plan.String()
+	return s.tally.records, s.tally.strip, err
+}
+
+func (s *site) remove() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, r := range s.replicas {
+		r.remove(ctx)
+	}
+}
+
+// up starts the replicas and the balancer, and waits until they serve.
+func (s *site) up(ctx context.Context, dir string) error {
+	var ips []string
+	for range replicas {
+		r, err := s.e.create(ctx, s.e.address(), s.way.spec(s.server))
+		if err != nil {
+			return err
+		}
+		s.replicas, ips = append(s.replicas, r), append(ips, r.ip)
+		if err := s.begin(ctx, r); err != nil {
+			return err
+		}
+		s.idle[len(ips)-1] = r.usage(ctx)
+	}
+	port, err := freePorts()
+	if err != nil {
+		return err
+	}
+	b := backends{ips: ips, port: s.server.port, rpc: s.server.rpc, check: s.server.port, path: s.server.path, dir: dir, listen: port}
+	if s.way.drains() {
+		b.check, b.path = 8099, "/readyz"
+	}
+	s.balancer = s.plan.build(b)
+	return s.balancer.start(ctx)
+}
+
+// begin starts a replica and waits until it is ready.
+func (s *site) begin(ctx context.Context, r *container) error {
+	if err := r.start(ctx); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
+		if s.isReady(r) {
+			return nil
+		}
+	}
+	return errors.Join(ctx.Err(), fmt.Errorf("not ready in time: %s", r.logs(context.Background(), time.Time{})))
+}
+
+var probes = http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+func (s *site) isReady(r *container) bool {
+	url := fmt.Sprintf("http://%s:%d%s", r.ip, s.server.port, s.server.path)
+	switch {
+	case s.way.drains():
+		url = fmt.Sprintf("http://%s:8099/readyz", r.ip)
+	case s.server.path == "":
+		c, err := net.DialTimeout("tcp", fmt.Sprintf("%s:%d", r.ip, s.server.port), time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	}
+	a, err := probes.Get(url)
+	if err != nil {
+		return false
+	}
+	a.Body.Close()
+	return a.StatusCode == http.StatusOK
+}
+
+// load restarts the replicas one after the other, under traffic, until there
+// were enough restarts or there is no more time.
+func (s *site) load(ctx context.Context) error {
+	c, err := s.clients()
+	if err != nil {
+		return err
+	}
+	loading, unload := context.WithCancel(ctx)
+	var loaded sync.WaitGroup
+	loaded.Go(func() { c.send(loading, s.server.kinds, s.tally.ended) })
+	pause(ctx, warmUp)
+	began := time.Now()
+	for i := 0; i < s.restarts && ctx.Err() == nil && (i < replicas || time.Since(began) < s.limit); i++ {
+		if err = s.restart(ctx, i); err != nil {
+			err = fmt.Errorf("%s: restart %d: %w", s.name(), i, err)
+			break
+		}
+	}
+	pause(ctx, time.Second)
+	unload()
+	loaded.Wait()
+	return errors.Join(err, ctx.Err())
+}
+
+// clients returns the clients of the balancer. gRPC's balance themselves where
+// the balancer is no program.
+func (s *site) clients() (*clients, error) {
+	c := &clients{pick: s.balancer.pick, quick: s.server.path, want: s.server.want, get: s.server.get}
+	if s.server.rpc == 0 {
+		return c, nil
+	}
+	target, options := "", []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry()}
+	switch b := s.balancer.(type) {
+	case *haproxy:
+		target = fmt.Sprintf("127.0.0.1:%d", b.listen+1)
+	case *follow:
+		m := manual.NewBuilderWithScheme("proof")
+		target = "proof:///replicas"
+		m.InitialState(resolverState(b.rpcAddrs()))
+		b.changed = func(addrs []string) { m.UpdateState(resolverState(addrs)) }
+		options = append(options, grpc.WithResolvers(m), grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`))
+	default:
+		return nil, fmt.Errorf("no gRPC behind %s", s.plan)
+	}
+	conn, err := grpc.NewClient(target, options...)
+	if err != nil {
+		return nil, err
+	}
+	conn.Connect()
+	c.rpc = grpc_testing.NewTestServiceClient(conn)
+	return c, nil
+}
+
+func resolverState(addrs []string) (s resolver.State) {
+	for _, a := range addrs {
+		s.Addresses = append(s.Addresses, resolver.Address{Addr: a})
+	}
+	return s
+}
+
+// restart stops one replica in the cell's way, and starts it again.
+func (s *site) restart(ctx context.Context, i int) error {
+	n := i % replicas
+	r := s.replicas[n]
+	// What an init is for besides signals: processes that lose their parent.
+	r.exec(ctx, "/bin/sh", "-c", "for i in 1 2 3; do (sleep 0.1 &) ; done; sleep 0.3")
+	u := r.usage(ctx)
+	u.CPU -= s.idle[n].CPU
+	began := s.newRecord(i, u)
+	s.balancer.stopping(ctx, n)
+	pause(ctx, s.way.sleep)
+	code, killed, err := s.stop(ctx, r, began)
+	if err != nil {
+		return err
+	}
+	took := time.Since(began)
+	why, forwarded := forwarding(r.logs(ctx, began))
+	again := time.Now()
+	if err := s.begin(ctx, r); err != nil {
+		return err
+	}
+	s.idle[n] = r.usage(ctx)
+	s.balancer.ready(n)
+	for deadline := time.Now().Add(20 * time.Second); !s.balancer.settled(n) && time.Now().Before(deadline) && ctx.Err() == nil; {
+		pause(ctx, 100*time.Millisecond)
+	}
+	pause(ctx, 500*time.Millisecond)
+	s.tally.mu.Lock()
+	defer s.tally.mu.Unlock()
+	q := &s.tally.records[i]
+	q.Stop, q.Start, q.Code, q.Killed = took.Seconds(), time.Since(again).Seconds(), code, killed
+	q.Why, q.Forward = why, forwarded
+	if i < replicas {
+		s.tally.strip.Backs = append(s.tally.strip.Backs, time.Since(s.tally.began).Seconds())
+	}
+	return nil
+}
+
+// newRecord begins a record. Everything that ends from now on belongs to it.
+func (s *site) newRecord(i int, u usage) time.Time {
+	now := time.Now()
+	s.tally.mu.Lock()
+	defer s.tally.mu.Unlock()
+	r := record{Server: s.server.name, Way: s.way.name, Until: s.way.until, Balancer: s.plan.String(), Restart: i, Zombies: u.Zombies, Sent: make(map[string]int)}
+	if s.way.init != nil {
+		r.InitRSS, r.InitCPU = u.RSS, float64(u.CPU.Microseconds())/1000
+	}
+	s.tally.records = append(s.tally.records, r)
+	if i == 0 {
+		s.tally.began = now.Add(-lead)
+	}
+	if i < replicas {
+		s.tally.strip.Stops = append(s.tally.strip.Stops, now.Sub(s.tally.began).Seconds())
+	}
+	return now
+}
+
+// stop signals r and waits for its end, which it brings about when grace is
+// over, as every orchestrator does.
+func (s *site) stop(ctx context.Context, r *container, began time.Time) (code int, killed bool, err error) {
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		code, err = r.wait(ctx)
+		done <- err
+	}()
+	if err := r.kill(ctx, s.server.signal); err != nil {
+		return 0, false, err
+	}
+	select {
+	case err := <-done:
+		return code, false, err
+	case <-time.After(time.Until(began.Add(grace))):
+	}
+	if err := r.kill(ctx, "SIGKILL"); err != nil {
+		return 0, true, err
+	}
+	return code, true, <-done
+}
+
+var forwardedLine = regexp.MustCompile(`stop signal forwarded.*`)
+var whyField = regexp.MustCompile(`\bwhy=("[^"]*"|\S+)`)
+var afterField = regexp.MustCompile(`\bafter=(\S+)`)
+
+// forwarding finds why and when drainit forwarded the signal.
+func forwarding(log string) (why string, seconds float64) {
+	line := forwardedLine.FindString(log)
+	if m := whyField.FindStringSubmatch(line); m != nil {
+		why = m[1]
+	}
+	if m := afterField.FindStringSubmatch(line); m != nil {
+		if d, err := time.ParseDuration(m[1]); err == nil {
+			seconds = d.Seconds()
+		}
+	}
+	return why, seconds
+}
+
+// pause waits for d, or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// freePorts finds two ports beside each other that are free, out of the range
+// that the kernel gives to connections.
+func freePorts() (int, error) {
+	for range 1000 {
+		port := 20000 + 2*rand.IntN(6000)
+		a, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		b, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
+		a.Close()
+		if err == nil {
+			b.Close()
+			return port, nil
+		}
+	}
+	return 0, errors.New("no free ports")
+}
