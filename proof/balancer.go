@@ -51,6 +51,7 @@ type backends struct {
 	port, rpc int    // rpc is 0 without gRPC
 	check     int    // the port that is asked for health
 	path      string // what is asked for; "" if it does not speak HTTP
+	fcgi      bool   // it speaks FastCGI
 	dir       string // for configuration
 	listen    int    // two ports of loopback: this and the next
 }
@@ -287,6 +288,10 @@ func (n *nginx) write() error {
 			fmt.Fprintf(&servers, "    server %s:%d max_fails=0;\n", ip, n.port)
 		}
 	}
+	pass := "proxy_pass http://replicas; proxy_buffering off;"
+	if n.fcgi {
+		pass = fcgi
+	}
 	return os.WriteFile(n.config(), fmt.Appendf(nil, `daemon off;
 worker_processes 1;
 pid %s/nginx.pid;
@@ -303,17 +308,21 @@ http {
   server {
     listen 127.0.0.1:%[3]d;
     location / {
-      proxy_pass http://replicas;
+      %[4]s
       proxy_http_version 1.1;
       proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Connection $connection_upgrade;
       proxy_next_upstream off;
-      proxy_buffering off;
     }
   }
 }
-`, n.dir, servers.String(), n.listen), 0o644)
+`, n.dir, servers.String(), n.listen, pass), 0o644)
 }
+
+const fcgi = `fastcgi_pass replicas; fastcgi_buffering off; fastcgi_next_upstream off; fastcgi_keep_conn off;
+      fastcgi_param SCRIPT_FILENAME /app/app.php; fastcgi_param SCRIPT_NAME $uri;
+      fastcgi_param QUERY_STRING $query_string; fastcgi_param REQUEST_METHOD $request_method;
+      fastcgi_param CONTENT_TYPE $content_type; fastcgi_param CONTENT_LENGTH $content_length;`
 
 func (n *nginx) set(i int, out bool) {
 	n.mu.Lock()

@@ -129,6 +129,7 @@ type site struct {
 	e        *engine
 	replicas []*container
 	idle     [replicas]usage // of each init, when its server was ready
+	behind   *container      // what a proxy hands on to
 	balancer balancer
 	tally    tally
 }
@@ -160,13 +161,27 @@ func (s *site) remove() {
 	for _, r := range s.replicas {
 		r.remove(ctx)
 	}
+	if s.behind != nil {
+		s.behind.remove(ctx)
+	}
 }
 
 // up starts the replicas and the balancer, and waits until they serve.
 func (s *site) up(ctx context.Context, dir string) error {
+	run := s.way.spec(s.server)
+	if s.server.proxy {
+		b, err := s.e.create(ctx, s.e.address(), spec{argv: []string{"/server"}})
+		if err != nil {
+			return err
+		}
+		if s.behind = b; b.start(ctx) != nil {
+			return errors.New("the server behind the proxy does not start")
+		}
+		run.env = append(run.env, "BACK="+b.ip)
+	}
 	var ips []string
 	for range replicas {
-		r, err := s.e.create(ctx, s.e.address(), s.way.spec(s.server))
+		r, err := s.e.create(ctx, s.e.address(), run)
 		if err != nil {
 			return err
 		}
@@ -180,7 +195,7 @@ func (s *site) up(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	b := backends{ips: ips, port: s.server.port, rpc: s.server.rpc, check: s.server.port, path: s.server.path, dir: dir, listen: port}
+	b := backends{ips: ips, port: s.server.port, rpc: s.server.rpc, check: s.server.port, path: s.server.path, fcgi: s.server.fcgi, dir: dir, listen: port}
 	if s.way.drains() {
 		b.check, b.path = 8099, "/readyz"
 	}
@@ -250,7 +265,7 @@ func (s *site) load(ctx context.Context) error {
 // clients returns the clients of the balancer. gRPC's balance themselves where
 // the balancer is no program.
 func (s *site) clients() (*clients, error) {
-	c := &clients{pick: s.balancer.pick, quick: s.server.path, want: s.server.want, get: s.server.get}
+	c := &clients{pick: s.balancer.pick, quick: "/quick", want: s.server.want, get: s.server.get, protocol: s.server.database}
 	if s.server.rpc == 0 {
 		return c, nil
 	}

@@ -25,6 +25,7 @@ type engine struct {
 	label   string // of everything that this run makes
 	image   string
 	apps    string // the folder that is /app
+	classes string // and /classes
 	network string
 	subnet  int // the third byte of the network's /16's second: 10.<subnet>.0.0
 	next    int // the last address given away
@@ -191,7 +192,7 @@ type spec struct {
 var machine = []string{"/usr:/usr:ro", "/etc/alternatives:/etc/alternatives:ro"}
 
 func (e *engine) create(ctx context.Context, ip string, s spec) (*container, error) {
-	binds := append(machine[:len(machine):len(machine)], e.apps+":/app:ro")
+	binds := append(machine[:len(machine):len(machine)], e.apps+":/app:ro", e.classes+":/classes:ro")
 	for _, m := range s.mount {
 		binds = append(binds[:len(binds):len(binds)], m)
 	}

@@ -81,6 +81,10 @@ func prepare(ctx context.Context, drainit string) (*engine, func(), error) {
 		err = build(ctx, "drainit", drainit, "..")
 	}
 	if err == nil {
+		e.classes = filepath.Join(dir, "classes")
+		err = compileJava(ctx, e.classes)
+	}
+	if err == nil {
 		err = e.setUp(ctx, map[string]string{"server": filepath.Join(dir, "server"), "drainit": drainit})
 	}
 	if err != nil {
@@ -88,6 +92,19 @@ func prepare(ctx context.Context, drainit string) (*engine, func(), error) {
 		return nil, nil, err
 	}
 	return e, clean, nil
+}
+
+// compileJava leaves the folder empty where there is no compiler: those rows
+// then fail to start.
+func compileJava(ctx context.Context, dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	c := exec.CommandContext(ctx, "javac", "-nowarn", "-d", dir, "-cp", "/usr/share/java/*", "apps/HttpApp.java", "apps/TomcatApp.java")
+	if text, err := c.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "proof: javac: %v\n%s", err, text)
+	}
+	return nil
 }
 
 // build compiles a package of this directory, statically.

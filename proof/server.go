@@ -5,22 +5,25 @@ import "slices"
 // server is something to restart. Its row in the README's table says which
 // value of DRAIN_UNTIL is right for it.
 type server struct {
-	name    string
-	about   string // what its stop signal does
-	argv    []string
-	env     []string
-	drainit []string // what drainit's environment has besides DRAIN_UNTIL
-	user    string
-	mount   []string
-	signal  string   // the stop signal that its users set
-	kinds   []string // what it can be asked
-	until   string   // the value that the README recommends
-	port    int
-	rpc     int
-	path    string // of a quick answer; "" if it does not speak HTTP
-	want    string // how answers end
-	get     bool   // it serves files, which can't be POSTed to
-	remains string // what is lost all the same, and why
+	name     string
+	about    string // what its stop signal does
+	argv     []string
+	env      []string
+	drainit  []string // what drainit's environment has besides DRAIN_UNTIL
+	user     string
+	mount    []string
+	signal   string   // the stop signal that its users set
+	kinds    []string // what it can be asked
+	until    string   // the value that the README recommends
+	port     int
+	rpc      int
+	path     string // of a quick answer; "" if it does not speak HTTP
+	want     string // how answers end
+	get      bool   // it serves files, which can't be POSTed to
+	fcgi     bool   // it speaks FastCGI
+	proxy    bool   // it hands on to another server
+	database database
+	remains  string // what is lost all the same, and why
 }
 
 var web = []string{"fresh", "kept", "slow", "stream"}
@@ -44,13 +47,75 @@ func (s server) mounts(mount ...string) server {
 }
 func (s server) loses(remains string) server { s.remains = remains; return s }
 
-// servers are in the order of the report.
+const (
+	dies     = "dies"
+	finishes = "finishes requests"
+)
+
+var (
+	uvicorn  = []string{"python3", "-m", "uvicorn", "asgi:app", "--host", "0.0.0.0", "--port", "8080", "--log-level", "critical"}
+	gunicorn = []string{"python3", "-m", "gunicorn", "-b", "0.0.0.0:8080", "--log-level", "critical"}
+	java     = []string{"java", "-XX:TieredStopAtLevel=1", "-Xmx96m", "-cp"}
+	tomcat   = "/classes:/usr/share/java/tomcat10-embed-core.jar:/usr/share/java/tomcat10-embed-jasper.jar:/usr/share/java/*"
+)
+
+// servers are in the order of the report. The first two are those that every
+// way is tried with.
 var servers = []server{
-	httpServer("Go", "closed", "/server", "-grpc", ":9090").
-		describe("dies on SIGTERM").asked(with(web, "socket", "unary", "rpcs")).serves(8080, 9090),
-	httpServer("FastAPI on uvicorn", "closed", "python3", "-m", "uvicorn", "asgi:app", "--host", "0.0.0.0", "--port", "8080", "--log-level", "critical").
+	httpServer("Go", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).
+		describe(dies).asked(with(web, "socket", "unary", "rpcs")),
+	httpServer("FastAPI on uvicorn", "closed", uvicorn...).
 		describe("finishes requests, closes WebSockets").asked(with(web, "socket")),
+
+	httpServer("uvicorn", "quiet", uvicorn...).describe(finishes),
+	httpServer("uvicorn --workers 2", "idle", with(uvicorn, "--workers", "2")...).describe("resets what waits to be accepted"),
+	httpServer("gunicorn, uvicorn workers", "idle", with(gunicorn, "-w", "2", "-k", "uvicorn.workers.UvicornWorker", "asgi:app")...).
+		describe("resets what waits to be accepted"),
+	httpServer("gunicorn --threads", "idle", with(gunicorn, "-w", "1", "--threads", "32", "wsgi:app")...).
+		describe("resets what waits to be accepted"),
+	httpServer("hypercorn", "idle", "python3", "-m", "hypercorn", "asgi:app", "--bind", "0.0.0.0:8080", "--log-level", "critical").
+		describe("resets what waits to be accepted"),
+	httpServer("node", "idle", "node", "node.js").describe(dies),
+	httpServer("node, WebSockets", "closed", "node", "node.js").describe(dies).asked([]string{"fresh", "socket"}),
+	httpServer("node, server.close()", "quiet", "node", "node.js").set("HANDLER=1").describe(finishes),
+	httpServer("npm start", "idle", "npm", "start", "--silent").set("npm_config_update_notifier=false", "npm_config_cache=/tmp").
+		configure("DRAINIT_SIGNAL_SCOPE=group").describe("passes it on to node, which dies"),
+	httpServer("Go, Shutdown", "quiet", "/server", "-on-term", "graceful").describe(finishes),
+	httpServer("grpc-go, GracefulStop", "quiet", "/server", "-grpc", ":9090", "-on-term", "graceful").serves(8080, 9090).
+		describe("finishes calls").asked([]string{"unary", "rpcs"}),
+	httpServer("Java HttpServer", "idle", with(java, "/classes", "HttpApp")...).mounts("/etc/java-17-openjdk:/etc/java-17-openjdk:ro").describe(dies),
+	httpServer("Tomcat, embedded", "idle", with(java, tomcat, "TomcatApp")...).mounts("/etc/java-17-openjdk:/etc/java-17-openjdk:ro").describe(dies),
+	httpServer("Puma", "quiet", "puma", "-q", "-b", "tcp://0.0.0.0:8080", "-t", "32:32", "config.ru").describe(finishes),
+	httpServer("nginx", "quiet", "nginx", "-c", "/app/nginx.conf", "-e", "stderr").told("SIGQUIT").files().describe(finishes),
+	httpServer("Apache httpd", "quiet", "apache2", "-D", "FOREGROUND", "-f", "/app/apache.conf").told("SIGWINCH").files().describe(finishes),
+	httpServer("PHP-FPM behind nginx", "quiet", "php-fpm8.2", "-F", "-n", "-y", "/app/fpm.conf").told("SIGQUIT").fastCGI().
+		asked([]string{"fresh", "slow", "stream"}).describe(finishes),
+	httpServer("HAProxy", "quiet", "haproxy", "-db", "-f", "/app/haproxy.cfg").told("SIGUSR1").proxies().describe(finishes),
+	httpServer("Redis", "closed", "redis-server", "--port", "8080", "--save", "", "--protected-mode", "no", "--loglevel", "warning").
+		speaks(redis{}).describe("cuts sessions"),
+	httpServer("PostgreSQL", "closed", "sh", "-c", startPostgres).told("SIGINT").as("1000").
+		speaks(postgres{}).describe("cuts sessions"),
 }
+
+const startPostgres = `PATH=$PATH:/usr/lib/postgresql/15/bin PGDATA=/tmp/pg
+[ -d $PGDATA ] || { initdb --no-sync -A trust >/dev/null && echo 'host all all all trust' >>$PGDATA/pg_hba.conf; }
+exec postgres -D $PGDATA -p 8080 -h 0.0.0.0 -k /tmp -F`
+
+// files marks a server of files: it wants GET, and its answers end as they may.
+func (s server) files() server { s.get, s.want = true, ""; return s }
+
+// fastCGI marks one that a web server has to be in front of.
+func (s server) fastCGI() server { s.fcgi, s.port, s.path = true, 9000, ""; return s }
+
+// proxies marks one that needs another server behind it.
+func (s server) proxies() server { s.proxy = true; return s }
+
+func (s server) speaks(d database) server {
+	s.database, s.path, s.kinds = d, "", []string{"command", "session"}
+	return s
+}
+
+func (s server) as(user string) server { s.user = user; return s }
 
 func serverNamed(name string) server {
 	i := slices.IndexFunc(servers, func(s server) bool { return s.name == name })
