@@ -128,7 +128,10 @@ func run() error {
 	if *out == "" {
 		return nil
 	}
-	return report(*out, results, *keep)
+	if *defaults {
+		return report(*out, ofDefault, results, *keep)
+	}
+	return report(*out, whole, results, *keep)
 }
 
 // orders lists the stops to make, those that last longest first.

@@ -14,17 +14,27 @@ import (
 	"time"
 )
 
-// The table is put between these two lines of the report; the rest of it is
-// written by hand.
-const (
-	tableBegins = "<!-- table: written by make clients -->"
-	tableEnds   = "<!-- end of table -->"
+// A table is put between two lines of the report; the rest of it is written by
+// hand.
+type place struct {
+	begins, ends string
+	raw          string // the end of the name of the results' file
+	write        func(results []result) string
+}
+
+var (
+	whole = place{
+		"<!-- table: written by make clients -->", "<!-- end of the table -->", ".jsonl", table,
+	}
+	ofDefault = place{
+		"<!-- default rule: written by make clients -->", "<!-- end of the default rule -->", "-default.jsonl", defaultTable,
+	}
 )
 
 // report writes the results as JSON lines beside path, and the table made of
 // them into it. With keep set they are added to those that are there.
-func report(path string, results []result, keep bool) error {
-	raw := strings.TrimSuffix(path, filepath.Ext(path)) + ".jsonl"
+func report(path string, p place, results []result, keep bool) error {
+	raw := strings.TrimSuffix(path, filepath.Ext(path)) + p.raw
 	if keep {
 		old, err := load(raw)
 		if err != nil {
@@ -32,7 +42,7 @@ func report(path string, results []result, keep bool) error {
 		}
 		results = append(old, results...)
 	}
-	slices.SortStableFunc(results, byPlace)
+	slices.SortStableFunc(results, byRow)
 	var b bytes.Buffer
 	for _, r := range results {
 		if err := json.NewEncoder(&b).Encode(r); err != nil {
@@ -42,10 +52,7 @@ func report(path string, results []result, keep bool) error {
 	if err := os.WriteFile(raw, b.Bytes(), 0o644); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(results, func(r result) bool { return r.Budget != fullBudget.Seconds() }) {
-		return insert(path, defaultTable(results))
-	}
-	return insert(path, table(results))
+	return p.insert(path, p.write(results))
 }
 
 func load(path string) (all []result, err error) {
@@ -66,27 +73,27 @@ func load(path string) (all []result, err error) {
 }
 
 // insert puts the table where it belongs in the file.
-func insert(path, table string) error {
+func (p place) insert(path, table string) error {
 	b, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	head, rest, found := strings.Cut(string(b), tableBegins)
-	_, tail, _ := strings.Cut(rest, tableEnds)
+	head, rest, found := strings.Cut(string(b), p.begins)
+	_, tail, _ := strings.Cut(rest, p.ends)
 	if !found {
 		head, tail = string(b), "\n"
 	}
-	return os.WriteFile(path, []byte(head+tableBegins+"\n\n"+table+"\n"+tableEnds+tail), 0o644)
+	return os.WriteFile(path, []byte(head+p.begins+"\n\n"+table+"\n"+p.ends+tail), 0o644)
 }
 
-// place is where a result's row is in the table.
-func (r *result) place() int {
+// row is where a result's case is in the table.
+func (r *result) row() int {
 	return slices.IndexFunc(cases, func(c scenario) bool { return c.name == r.Case })
 }
 
-func byPlace(a, b result) int {
+func byRow(a, b result) int {
 	for _, d := range []int{
-		slices.Index(kinds, a.Kind) - slices.Index(kinds, b.Kind), a.place() - b.place(), int(a.Budget - b.Budget),
+		slices.Index(kinds, a.Kind) - slices.Index(kinds, b.Kind), a.row() - b.row(), int(a.Budget - b.Budget),
 		slices.Index(values, a.Until) - slices.Index(values, b.Until), strings.Compare(a.Subject, b.Subject), a.Round - b.Round,
 	} {
 		if d != 0 {
