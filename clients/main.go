@@ -30,7 +30,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -73,78 +72,98 @@ func main() {
 	}
 }
 
-func run() error {
-	var (
-		now      = flag.String("drainit", "", "path of the drainit to measure, or of tini")
-		before   = flag.String("before", "", "path of one to measure beside it")
-		match    = flag.String("run", "", "only cases whose `name/value` matches")
-		rounds   = flag.Int("n", 1, "rounds")
-		parallel = flag.Int("p", 10, "stops at a time: they mostly wait")
-		out      = flag.String("out", "", "write the table to this file, and the results to FILE.jsonl")
-		keep     = flag.Bool("keep", false, "add to the results that are there")
-		defaults = flag.Bool("default", false, "compare DRAIN_UNTIL=window with no value, at budgets of 10, 30 and 60 s")
-		list     = flag.Bool("list", false, "list the cases")
-		verbose  = flag.Bool("v", false, "print drainit's log and the losses")
-	)
+// settings are the command line's.
+type settings struct {
+	now, before   string
+	match         *regexp.Regexp
+	rounds        int
+	parallel      int
+	out           string
+	keep          bool
+	defaults      bool
+	list, verbose bool
+}
+
+func parse() (s settings, err error) {
+	flag.StringVar(&s.now, "drainit", "", "path of the drainit to measure, or of tini")
+	flag.StringVar(&s.before, "before", "", "path of one to measure beside it")
+	match := flag.String("run", "", "only cases whose `name/value` matches")
+	flag.IntVar(&s.rounds, "n", 1, "rounds")
+	flag.IntVar(&s.parallel, "p", 10, "stops at a time: they mostly wait")
+	flag.StringVar(&s.out, "out", "", "write the table into this file, and the results beside it")
+	flag.BoolVar(&s.keep, "keep", false, "add to the results that are there")
+	flag.BoolVar(&s.defaults, "default", false, "compare DRAIN_UNTIL=window with no value, at budgets of 10, 30 and 60 s")
+	flag.BoolVar(&s.list, "list", false, "list the stops")
+	flag.BoolVar(&s.verbose, "v", false, "print drainit's log and the losses")
 	flag.Parse()
-	re, err := regexp.Compile(*match)
+	s.match, err = regexp.Compile(*match)
+	switch {
+	case err != nil || s.list:
+	case s.now == "":
+		err = fmt.Errorf("-drainit names the binary to measure")
+	case os.Geteuid() != 0:
+		err = fmt.Errorf("only root can make network namespaces")
+	}
+	return s, err
+}
+
+// subjects are what is measured.
+func (s *settings) subjects() (all []subject, err error) {
+	for _, x := range []subject{{"before", s.before}, {"now", s.now}} {
+		if x.Path == "" {
+			continue
+		}
+		if x.Path, err = filepath.Abs(x.Path); err != nil {
+			return nil, err
+		}
+		all = append(all, x)
+	}
+	return all, nil
+}
+
+func run() error {
+	s, err := parse()
 	if err != nil {
 		return err
 	}
-	if *list {
-		for _, o := range orders(re, []subject{{}}, 1, *defaults) {
+	if s.list {
+		for _, o := range s.orders([]subject{{}}, "") {
 			fmt.Println(o.name())
 		}
 		return nil
 	}
-	if *now == "" {
-		return fmt.Errorf("-drainit names the binary to measure")
-	}
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("only root can make network namespaces")
-	}
-	subjects := []subject{{"now", *now}}
-	if *before != "" {
-		subjects = slices.Insert(subjects, 0, subject{"before", *before})
-	}
-	for i := range subjects {
-		if subjects[i].Path, err = filepath.Abs(subjects[i].Path); err != nil {
-			return err
-		}
+	subjects, err := s.subjects()
+	if err != nil {
+		return err
 	}
 	dir, err := prepare()
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-
-	todo := orders(re, subjects, *rounds, *defaults)
-	for i := range todo {
-		todo[i].Dir = dir
-	}
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer cancel()
-	results := measure(ctx, todo, *parallel, *verbose)
-	if *out == "" {
+	results := measure(ctx, s.orders(subjects, dir), s.parallel, s.verbose)
+	switch {
+	case s.out == "":
 		return nil
+	case s.defaults:
+		return report(s.out, ofDefault, results, s.keep)
 	}
-	if *defaults {
-		return report(*out, ofDefault, results, *keep)
-	}
-	return report(*out, whole, results, *keep)
+	return report(s.out, whole, results, s.keep)
 }
 
-// orders lists the stops to make, those that last longest first.
-func orders(re *regexp.Regexp, subjects []subject, rounds int, defaults bool) []order {
-	var all []order
-	for round := range rounds {
+// orders lists the stops to make: one round after the other, and in it the
+// subjects side by side.
+func (s *settings) orders(subjects []subject, dir string) (all []order) {
+	for round := range s.rounds {
 		for _, c := range cases {
-			for _, o := range c.orders(defaults) {
-				if !re.MatchString(o.name()) {
+			for _, o := range c.orders(s.defaults) {
+				if !s.match.MatchString(o.name()) {
 					continue
 				}
-				for _, s := range subjects {
-					o.Round, o.Subject = round+1, s
+				for _, x := range subjects {
+					o.Round, o.Subject, o.Dir = round+1, x, dir
 					all = append(all, o)
 				}
 			}

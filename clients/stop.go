@@ -105,48 +105,51 @@ type process struct {
 
 // start starts the server in namespaces of its own, and connects them.
 func (w *world) start() (*process, error) {
-	self, err := os.Executable()
+	p := &process{cmd: w.command(), done: make(chan struct{})}
+	held, release, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"-enter"}
-	if w.scenario.denied {
-		args = append(args, "-denied")
-	}
-	args = append(append(args, w.Subject.Path, "--"), w.scenario.server(w)...)
-	read, write, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	p := &process{cmd: exec.Command(self, args...), done: make(chan struct{})}
-	p.cmd.Dir = w.Dir
-	p.cmd.ExtraFiles = []*os.File{read}
-	p.cmd.Env = append(os.Environ(), w.environment()...)
-	p.cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+	defer held.Close()
+	defer release.Close()
+	p.cmd.ExtraFiles = []*os.File{held}
 	// A pipe of the rig's own: Wait would wait for whatever holds it open.
 	logs, logsEnd, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
+	defer logsEnd.Close()
 	p.cmd.Stderr = logsEnd
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
-	read.Close()
-	logsEnd.Close()
 	go p.read(logs)
 	if err := w.wire(p.cmd.Process.Pid); err != nil {
 		return nil, err
 	}
-	if _, err := write.Write([]byte{1}); err != nil {
+	if _, err := release.Write([]byte{1}); err != nil {
 		return nil, err
 	}
-	write.Close()
 	go func() {
 		p.cmd.Wait()
 		close(p.done)
 	}()
 	return p, nil
+}
+
+// command is the server's, behind what is measured, in namespaces that are
+// still without a network.
+func (w *world) command() *exec.Cmd {
+	args := []string{"-enter"}
+	if w.scenario.denied {
+		args = append(args, "-denied")
+	}
+	args = append(append(args, w.Subject.Path, "--"), w.scenario.server(w)...)
+	cmd := exec.Command(self(), args...)
+	cmd.Dir = w.Dir
+	cmd.Env = append(os.Environ(), w.environment()...)
+	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS}
+	return cmd
 }
 
 // wire connects the server's namespace, which is that of the process.

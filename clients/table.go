@@ -118,6 +118,7 @@ func table(results []result) string {
 	}
 	labels := slices.Sorted(maps.Keys(subjects))
 	var b strings.Builder
+	summary(&b, results, labels)
 	kind := ""
 	for len(results) > 0 {
 		first := results[0]
@@ -135,8 +136,25 @@ func table(results []result) string {
 	return b.String()
 }
 
+// summary counts the stops that came to what they must.
+func summary(b *strings.Builder, results []result, labels []string) {
+	for _, l := range labels {
+		stops, ok := 0, 0
+		for _, r := range results {
+			if r.Subject != l {
+				continue
+			}
+			stops++
+			if strings.HasPrefix(r.Verdict, "ok") {
+				ok++
+			}
+		}
+		fmt.Fprintf(b, "- %s: %d of %d stops came to what they must\n", l, ok, stops)
+	}
+}
+
 func heading(b *strings.Builder, kind string, labels []string) {
-	fmt.Fprintf(b, "### %s\n\n| case | value |", titles[kind])
+	fmt.Fprintf(b, "\n### %s\n\n| case | value |", titles[kind])
 	for _, l := range labels {
 		fmt.Fprintf(b, " %s: lost | forwarded | why |", l)
 	}
