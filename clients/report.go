@@ -21,6 +21,7 @@ type result struct {
 	Why       string         `json:"why"`
 	Exit      float64        `json:"exit"`
 	Killed    bool           `json:"killed,omitempty"` // at the deadline
+	Stall     float64        `json:"stall"`            // the longest wait for a CPU
 	Verdict   string         `json:"verdict"`
 	Losses    []string       `json:"losses,omitempty"`
 	Waiting   []string       `json:"waiting,omitempty"` // what drainit said it waited for

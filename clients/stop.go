@@ -74,6 +74,8 @@ func (w *world) run() (result, error) {
 	}
 	w.t0 = time.Now().Add(w.scenario.warm)
 	go w.balance()
+	stall := make(chan time.Duration, 1)
+	go func() { stall <- w.stalls() }()
 	w.scenario.traffic(w)
 	time.Sleep(time.Until(w.t0))
 	began := time.Now()
@@ -92,7 +94,21 @@ func (w *world) run() (result, error) {
 	w.end()
 	<-w.moved
 	w.finish()
-	return w.result(p, exit, killed), nil
+	r := w.result(p, exit, killed)
+	r.Stall = seconds(<-stall)
+	return r, nil
+}
+
+// stalls is the longest time this process had to wait for a CPU before the
+// server was gone: a drainit beside it had to wait as long.
+func (w *world) stalls() (longest time.Duration) {
+	const nap = 20 * time.Millisecond
+	for !closed(w.over) {
+		began := time.Now()
+		time.Sleep(nap)
+		longest = max(longest, time.Since(began)-nap)
+	}
+	return longest
 }
 
 // process is drainit and what it started.
