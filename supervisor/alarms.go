@@ -83,8 +83,26 @@ func earliest(all []alarm) alarm {
 	return slices.MinFunc(all, func(a, b alarm) int { return a.at.Compare(b.at) })
 }
 
-// killAt returns the instant of SIGKILL to a child that has not ended.
-func (l *loop) killAt() time.Time { return l.stop.at.Add(l.Timeline.KillAfter()) }
+// killAt returns the instant of SIGKILL to a child that has not ended. If
+// drainit itself was late with the stop signal the child still has a moment:
+// what is left of the budget, and leastGrace in any case.
+func (l *loop) killAt() time.Time {
+	at := l.stop.at.Add(l.Timeline.KillAfter())
+	if l.stop.late {
+		return later(at, l.lastMoment(l.stop.forwarded))
+	}
+	return at
+}
+
+// leastGrace is how long a process has between its signal and SIGKILL where
+// drainit was held up beyond every deadline.
+const leastGrace = 500 * time.Millisecond
+
+// lastMoment returns the end of the whole budget, or leastGrace after a signal
+// that was sent later than that.
+func (l *loop) lastMoment(signalled time.Time) time.Time {
+	return later(l.stop.at.Add(l.Timeline.Grace), signalled.Add(leastGrace))
+}
 
 // forwardBy returns the latest instant to forward the stop signal.
 func (l *loop) forwardBy() time.Time { return l.stop.at.Add(l.Timeline.ForwardAfter()) }

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/drainit/drainit/reaper"
@@ -14,11 +15,14 @@ type child struct {
 	exited     bool
 	exitedAt   time.Time
 	exit       reaper.Exit
-	statusText string      // its last STATUS=
-	lastSignal unix.Signal // the last one forwarded that is no stop signal
+	statusText string // its last STATUS=
+
+	lastSignal   unix.Signal // the last one forwarded that is no stop signal
+	lastSignalAt time.Time
 
 	noProcesses bool      // no process is left at all
-	orphanBy    time.Time // when what it left behind is killed; zero: not set yet
+	orphans     []Other   // what it left behind when it ended
+	orphanBy    time.Time // when that is killed; zero: not set yet
 	oom         oomCount
 }
 
@@ -47,7 +51,7 @@ func (l *loop) reap() {
 	}
 	if l.phase == Killing && !l.child.noProcesses && len(l.exits) > 0 {
 		// Orphans of the dead have become ours, or were forked meanwhile.
-		l.System.SignalOthers(unix.SIGKILL)
+		l.System.SignalOthers(unix.SIGKILL, false)
 	}
 }
 
@@ -94,12 +98,63 @@ func (l *loop) stopOrphans() {
 	if l.child.noProcesses || !l.child.orphanBy.IsZero() || l.Timeline.OrphanGrace == 0 {
 		return
 	}
-	l.child.orphanBy = l.child.exitedAt.Add(l.Timeline.OrphanGrace)
-	if l.stop.begun() {
-		l.child.orphanBy = earlier(l.child.orphanBy, l.killAt())
+	l.child.orphanBy = l.orphanDeadline(time.Now())
+	l.child.orphans, _ = l.System.Others()
+	// What got the signal through the child's group does not get it again: many
+	// servers treat a second one as "stop immediately".
+	l.System.SignalOthers(l.stopSignal(), l.Group && !l.stop.forwarded.IsZero())
+	l.logOrphans()
+}
+
+// orphanDeadline returns when what the child leaves behind at now is killed.
+// During a stop that is the server itself, behind a script or `npm start`, and
+// has until kill_at.
+func (l *loop) orphanDeadline(now time.Time) time.Time {
+	grace := l.child.exitedAt.Add(l.Timeline.OrphanGrace)
+	if !l.stop.begun() {
+		return grace
 	}
-	l.Log.Debug("the child has left processes behind", "signal", SignalName(l.stopSignal()))
-	l.System.SignalOthers(l.stopSignal())
+	kill := l.killAt()
+	if now.After(kill) { // drainit was held up
+		kill = l.lastMoment(now)
+	}
+	if l.Timeline.OrphanGraceSet {
+		return earlier(grace, kill)
+	}
+	return kill
+}
+
+// logOrphans reports what the child has left behind.
+func (l *loop) logOrphans() {
+	attrs := []any{"processes", names(l.child.orphans), "signal", SignalName(l.stopSignal()),
+		"kill_after", round(time.Until(l.child.orphanBy))}
+	switch {
+	case l.stop.begun():
+		l.Log.Info("the child has ended: waiting for the processes it left behind", attrs...)
+	case l.child.exit.Code() == 0:
+		l.Log.Warn("the child has ended by itself and left processes behind", append(attrs,
+			"hint", "a server must run in the foreground (nginx -g 'daemon off;', httpd -DFOREGROUND, redis --daemonize no)")...)
+	default:
+		l.Log.Info("the child has ended by itself and left processes behind", attrs...)
+	}
+}
+
+// names returns the first processes by name, and how many more there are, or
+// "unknown" if they could not be listed.
+func names(all []Other) string {
+	if len(all) == 0 {
+		return "unknown"
+	}
+	const most = 3
+	var list []string
+	for _, p := range all[:min(len(all), most)] {
+		list = append(list, p.String())
+	}
+	s := strings.Join(list, ", ")
+	if more := len(all) - most; more > 0 {
+		s += fmt.Sprintf(" and %d more", more)
+	}
+	return s
 }
 
 // describe says how a process ended.

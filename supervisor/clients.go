@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/drainit/drainit/sockets"
@@ -12,6 +11,7 @@ const reportEvery = 5 * time.Second
 
 // clientWatch is what is known of the child's clients during a stop.
 type clientWatch struct {
+	until    sockets.Until
 	verdicts <-chan sockets.Verdict // nil: the clients are not counted
 	done     chan struct{}          // ends the watcher
 	last     sockets.Verdict
@@ -21,7 +21,9 @@ type clientWatch struct {
 
 // decide reports whether the clients decide when to forward, and not the
 // window alone.
-func (c *clientWatch) decide() bool { return c.verdicts != nil && !c.last.Blind }
+func (c *clientWatch) decide() bool {
+	return c.until != sockets.Window && c.verdicts != nil && !c.last.Blind
+}
 
 // stop ends the watcher.
 func (c *clientWatch) stop() {
@@ -30,11 +32,13 @@ func (c *clientWatch) stop() {
 	}
 }
 
-// watchClients begins to count the clients.
+// watchClients begins to count the clients. They are counted where the window
+// alone decides as well, to report what the stop signal may cut short.
 func (l *loop) watchClients() {
-	if l.Until == sockets.Window || l.Clients == nil {
+	if l.Clients == nil {
 		return
 	}
+	l.clients.until = l.Until
 	l.clients.done = make(chan struct{})
 	l.clients.verdicts = l.Clients.Watch(l.clients.done, l.Until)
 }
@@ -54,6 +58,7 @@ func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
 		return
 	}
 	switch {
+	case l.Until == sockets.Window:
 	case v.Blind && !last.Blind:
 		l.Log.Warn("can't count clients: the window alone decides", "error", v.Err)
 	case v.Met && !v.Blind && !time.Now().Before(l.windowEnd()):
@@ -72,8 +77,37 @@ func (l *loop) logWaiting() {
 		what = "the window to pass"
 	}
 	v := l.clients.last
-	l.Log.Info(fmt.Sprintf("waiting for %s, at most %s more", what, l.forwardBy().Sub(now).Round(100*time.Millisecond)),
+	l.Log.Info("waiting", "for", what, "at_most", l.forwardBy().Sub(now).Round(100*time.Millisecond),
 		"connections", v.Open, "in_flight", v.InFlight, "accept_queue", v.Queued)
+}
+
+// warnOfClients reports clients that the stop signal may cut short, and the
+// setting that would have waited for them.
+func (l *loop) warnOfClients() {
+	v := l.clients.atSignal
+	if !busy(v) {
+		return
+	}
+	l.Log.Warn("the stop signal was forwarded while clients were not done",
+		append(clientAttrs(v), "hint", l.waitHint(v))...)
+}
+
+// busy reports whether clients are known to be arriving, waiting or in flight.
+func busy(v sockets.Verdict) bool {
+	return v.Known && (v.InFlight > 0 || v.Queued > 0)
+}
+
+// waitHint returns the setting that would have waited longer.
+func (l *loop) waitHint(v sockets.Verdict) string {
+	switch {
+	case l.stop.why == "skip":
+		return "`drainit skip` ended the wait"
+	case l.Until == sockets.Window && v.InFlight == 0:
+		return "DRAINIT_DRAIN_UNTIL=quiet waits for them"
+	case (l.Until == sockets.Window || l.Until == sockets.Quiet) && v.InFlight > 0:
+		return "DRAINIT_DRAIN_UNTIL=idle waits for them"
+	}
+	return "a longer DRAINIT_GRACE_PERIOD (and the runtime's own limit) leaves more time"
 }
 
 // clientAttrs returns the client counts as log attributes, or nil if they are

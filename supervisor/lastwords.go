@@ -1,7 +1,11 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +17,7 @@ import (
 // words are made from it. None of these functions reads a clock or a loop.
 type record struct {
 	policy   *Policy
+	command  string
 	start    time.Time
 	end      time.Time
 	spent    [len(Phases)]time.Duration
@@ -20,6 +25,7 @@ type record struct {
 	stop     stop
 	signal   unix.Signal     // what the child was sent, or would have been
 	atSignal sockets.Verdict // the clients when it was
+	alive    []Other         // what SIGKILL did not end
 	reaped   uint64
 	oomKills uint64 // in the cgroup, while the child ran
 }
@@ -27,8 +33,9 @@ type record struct {
 // record returns what has happened until now.
 func (l *loop) record(now time.Time) record {
 	l.times.leave(l.phase, now)
-	return record{
+	r := record{
 		policy:   &l.Policy,
+		command:  l.Command,
 		start:    l.times.start,
 		end:      now,
 		spent:    l.times.spent,
@@ -39,17 +46,30 @@ func (l *loop) record(now time.Time) record {
 		reaped:   l.reaped,
 		oomKills: l.child.oom.rise(),
 	}
+	if l.stop.gaveUp {
+		r.alive, _ = l.System.Others()
+	}
+	return r
 }
 
-// logEnd logs the summary of a stop or of an abnormal end.
+// logEnd logs the summary of a stop or of an abnormal end. It is a warning if
+// drainit killed something, could not send the signal, or has seen no stop where
+// there may have been one.
 func (l *loop) logEnd(r *record) {
+	level := slog.LevelInfo
+	if r.cut() || r.stop.err != nil || !r.stop.begun() && (r.child.exit.Status.Signaled() || r.endedBySignal()) {
+		level = slog.LevelWarn
+	}
 	switch {
 	case r.stop.begun():
-		l.Log.Info("stopped: "+r.lastWords(), r.attrs()...)
-	case r.child.exit.Status.Signaled() || !r.stop.killed.IsZero():
-		l.Log.Warn("ended: "+r.lastWords(), r.attrs()...)
+		l.Log.Log(context.Background(), level, "stopped", r.attrs()...)
+	case level == slog.LevelWarn, r.childCode() != 0:
+		l.Log.Log(context.Background(), level, "ended", r.attrs()...)
 	}
 }
+
+// cut reports whether drainit killed anything.
+func (r *record) cut() bool { return !r.stop.killed.IsZero() }
 
 // code returns the code to exit with, after EXIT_CODES.
 func (r *record) code() int {
@@ -68,35 +88,39 @@ func (r *record) childCode() int {
 	return r.child.exit.Code()
 }
 
-// attrs returns the facts behind the last words: the code or signal, how long
-// each phase took, what asked for the stop.
+// attrs returns the facts behind the last words, and these as summary.
 func (r *record) attrs() []any {
-	attrs := []any{"code", r.code()}
-	if r.child.exited && r.child.exit.Status.Signaled() {
-		attrs = append(attrs, "signal", SignalName(r.child.exit.Status.Signal()))
-	}
+	attrs := []any{"code", r.code(), "child", r.how()}
 	if r.stop.begun() {
-		attrs = append(attrs, "asked_by", r.stop.by, "total", round(r.end.Sub(r.stop.at)))
+		attrs = append(attrs, "by", r.stop.by, "total", round(r.end.Sub(r.stop.at)))
 	}
 	if !r.stop.forwarded.IsZero() {
-		attrs = append(attrs, "sent", SignalName(r.signal), "why", r.stop.why)
+		attrs = append(attrs, "sent", SignalName(r.signal), "why", r.stop.why, "forwarded_after", r.forwardedAfter())
+		attrs = append(attrs, clientAttrs(r.atSignal)...)
 	}
 	for _, p := range []Phase{Draining, Stopping, Killing} {
 		if r.spent[p] > 0 {
 			attrs = append(attrs, p.String(), round(r.spent[p]))
 		}
 	}
-	return append(attrs, "reaped", r.reaped)
+	if r.cut() {
+		attrs = append(attrs, "killed", names(r.stop.left))
+	}
+	return append(attrs, "reaped", r.reaped, "summary", r.lastWords())
 }
+
+func (r *record) forwardedAfter() time.Duration { return round(r.stop.forwarded.Sub(r.stop.at)) }
 
 // lastWords returns one line about how the run ended, written to be understood
 // at 3 a.m.
 func (r *record) lastWords() string {
 	var b strings.Builder
 	b.WriteString(r.ending())
+	b.WriteString(r.orphans())
+	b.WriteString(r.hints())
 	b.WriteString(r.cause())
-	if r.killedOrphans() {
-		b.WriteString("; what it left behind was killed" + r.leftOver())
+	if len(r.alive) > 0 {
+		b.WriteString("; not ended by SIGKILL: " + names(r.alive))
 	}
 	if c := r.atSignal; c.Known && c.Open > 0 {
 		fmt.Fprintf(&b, "; open at the signal: %d, requests in flight: %d, in the accept queue: %d", c.Open, c.InFlight, c.Queued)
@@ -120,11 +144,22 @@ func (r *record) ending() string {
 		return fmt.Sprintf("asked to stop by %s; the child %s %s later, before any signal was forwarded",
 			r.stop.by, how, round(end.Sub(r.stop.at)))
 	case r.killedChild():
-		return r.killedAtDeadline()
+		return fmt.Sprintf("asked to stop by %s; %s and the child had not ended %s later: killed at the deadline%s",
+			r.stop.by, r.forwarding(), round(r.stop.killed.Sub(r.stop.forwarded)), r.with())
+	case r.cut():
+		return fmt.Sprintf("asked to stop by %s and not finished in time: %s, the child %s %s later",
+			r.stop.by, r.forwarding(), how, round(end.Sub(r.stop.forwarded)))
 	}
-	return fmt.Sprintf("asked to stop by %s and finished in %s: %s was forwarded after %s (%s), the child %s %s later",
-		r.stop.by, round(end.Sub(r.stop.at)), SignalName(r.signal), round(r.stop.forwarded.Sub(r.stop.at)), r.stop.why,
-		how, round(end.Sub(r.stop.forwarded)))
+	return fmt.Sprintf("asked to stop by %s and finished in %s: %s, the child %s %s later",
+		r.stop.by, round(r.end.Sub(r.stop.at)), r.forwarding(), how, round(end.Sub(r.stop.forwarded)))
+}
+
+// forwarding says what became of the stop signal.
+func (r *record) forwarding() string {
+	if r.stop.err != nil {
+		return fmt.Sprintf("%s could not be sent after %s (%v)", SignalName(r.signal), r.forwardedAfter(), r.stop.err)
+	}
+	return fmt.Sprintf("%s was forwarded after %s (%s)", SignalName(r.signal), r.forwardedAfter(), r.stop.why)
 }
 
 // how says what became of the child.
@@ -138,15 +173,51 @@ func (r *record) how() string {
 	return describe(r.child.exit)
 }
 
-// killedAtDeadline says that the child did not end on its signal.
-func (r *record) killedAtDeadline() string {
-	s := fmt.Sprintf("asked to stop by %s; %s was forwarded after %s and not finished %s later: killed at the deadline",
-		r.stop.by, SignalName(r.signal), round(r.stop.forwarded.Sub(r.stop.at)), round(r.stop.killed.Sub(r.stop.forwarded)))
-	s += r.leftOver()
-	if r.stop.killedLeft > 1 && !r.policy.Group {
-		s += "; only the command itself was signalled: if it is a script, exec the server in it, or set DRAINIT_SIGNAL_SCOPE=group"
+// with names what was killed together with the child.
+func (r *record) with() string {
+	if len(r.stop.left) == 0 {
+		return ""
 	}
-	return s
+	return ", still running: " + names(r.stop.left)
+}
+
+// orphans says what became of what the child left behind.
+func (r *record) orphans() string {
+	switch {
+	case r.killedOrphans():
+		return fmt.Sprintf("; of what it left behind was killed %s later, at %s: %s",
+			round(r.stop.killed.Sub(r.child.exitedAt)), r.orphanLimit(), names(r.stop.left))
+	case len(r.child.orphans) > 0:
+		return fmt.Sprintf("; what it left behind ended %s later: %s", round(r.end.Sub(r.child.exitedAt)), names(r.child.orphans))
+	}
+	return ""
+}
+
+// orphanLimit names the limit that ended the wait for what the child left
+// behind.
+func (r *record) orphanLimit() string {
+	if !r.stop.begun() {
+		return "the end of DRAINIT_ORPHAN_GRACE"
+	}
+	if r.policy.Timeline.OrphanGraceSet && r.stop.killed.Before(r.stop.at.Add(r.policy.Timeline.KillAfter())) {
+		return "the end of DRAINIT_ORPHAN_GRACE"
+	}
+	return "the deadline"
+}
+
+// hints says what usually causes such an end, and what to do about it.
+func (r *record) hints() string {
+	switch {
+	case r.stop.late && r.cut():
+		return "; drainit was held up (paused, or without CPU time) and sent the signal late"
+	case r.stop.err != nil:
+		return "; " + deniedHint
+	case !r.stop.forwarded.IsZero() && slices.Contains([]string{"su", "sudo", "runuser"}, path.Base(r.command)):
+		return fmt.Sprintf("; %s kills soon after it has passed the signal on: use setpriv, gosu or su-exec instead", path.Base(r.command))
+	case r.killedChild() && len(r.stop.left) > 1 && !r.policy.Group:
+		return "; only the command itself was signalled: if it is a script, exec the server in it, or set DRAINIT_SIGNAL_SCOPE=group"
+	}
+	return ""
 }
 
 // killedChild reports whether drainit's SIGKILL met a living child.
@@ -172,9 +243,9 @@ func (r *record) childEnd() time.Time {
 // counts for any process of the cgroup, since a worker's end may be the child's
 // too.
 func (r *record) cause() string {
-	status := r.child.exit.Status
-	if !r.stop.begun() && status.Signaled() && status.Signal() == r.child.lastSignal {
-		return fmt.Sprintf("; drainit had forwarded that at once: if %s is the image's STOPSIGNAL, add it to DRAINIT_STOP_ON", SignalName(r.child.lastSignal))
+	if r.endedBySignal() {
+		return fmt.Sprintf("; drainit had forwarded %[1]s at once %[2]s before: if %[1]s is the image's STOPSIGNAL, add it to DRAINIT_STOP_ON",
+			SignalName(r.child.lastSignal), round(r.child.exitedAt.Sub(r.child.lastSignalAt)))
 	}
 	killed := r.killedByOther()
 	switch n := r.oomKills; {
@@ -188,6 +259,24 @@ func (r *record) cause() string {
 	return ""
 }
 
+// stopLike are the signals that images and init systems stop servers with.
+var stopLike = []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH, unix.SIGUSR1, unix.SIGPWR, 37}
+
+// endedBySignal reports whether the child ended without a stop, of a signal that
+// drainit forwarded at once, or soon after one that servers are stopped with.
+// Nothing inside a container tells which signal is the image's STOPSIGNAL.
+func (r *record) endedBySignal() bool {
+	sig, status := r.child.lastSignal, r.child.exit.Status
+	if r.stop.begun() || !r.child.exited || sig == 0 {
+		return false
+	}
+	if status.Signaled() && status.Signal() == sig {
+		return true
+	}
+	return slices.Contains(stopLike, sig) && status.Exited() &&
+		r.child.exitedAt.Sub(r.child.lastSignalAt) < r.policy.Timeline.Grace
+}
+
 // killedByOther reports whether the child died of a SIGKILL that drainit did not
 // send.
 func (r *record) killedByOther() bool {
@@ -197,15 +286,4 @@ func (r *record) killedByOther() bool {
 	}
 	forwarded := !r.stop.forwarded.IsZero() && r.signal == unix.SIGKILL || r.child.lastSignal == unix.SIGKILL
 	return !r.killedChild() && !forwarded
-}
-
-// leftOver says how many processes SIGKILL was sent to, if that is known.
-func (r *record) leftOver() string {
-	switch {
-	case r.stop.killedLeft < 0:
-		return ""
-	case r.stop.killedLeft == 1:
-		return " with 1 process left"
-	}
-	return fmt.Sprintf(" with %d processes left", r.stop.killedLeft)
 }

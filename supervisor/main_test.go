@@ -175,7 +175,7 @@ func begin(t *testing.T, role string, group, watched bool, argv ...string) *star
 			s.lines <- in.Text()
 		}
 	}()
-	t.Cleanup(func() { p.SignalOthers(unix.SIGKILL) })
+	t.Cleanup(func() { p.SignalOthers(unix.SIGKILL, false) })
 	return s
 }
 
@@ -207,4 +207,13 @@ func (s *started) wait(t *testing.T) int {
 			t.Fatal(err)
 		}
 	}
+}
+
+// countOthers returns how many processes are left, or -1 if that is unknown.
+func countOthers(s *started) int {
+	others, err := s.Others()
+	if err != nil {
+		return -1
+	}
+	return len(others)
 }

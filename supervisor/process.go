@@ -123,38 +123,60 @@ func (p *Process) Signal(sig unix.Signal) error {
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
-	return err
+	return p.explainDenied(err)
 }
 
-// SignalOthers sends sig to every process that is left. As PID 1 that is
-// everything in the PID namespace but drainit itself, in one call that no fork
-// can slip through. Otherwise it is drainit's own descendants and never another
-// process; a fork that slips through there is signalled when its parent's exit
-// hands it to the subreaper.
-func (p *Process) SignalOthers(sig unix.Signal) {
-	if p.init {
+// CheckSignal returns an error if the child can't be signalled.
+func (p *Process) CheckSignal() error { return p.explainDenied(unix.Kill(p.pid, 0)) }
+
+// explainDenied adds to EPERM whose the child is.
+func (p *Process) explainDenied(err error) error {
+	var st unix.Stat_t
+	if !errors.Is(err, unix.EPERM) || unix.Stat(fmt.Sprintf("/proc/%d", p.pid), &st) != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it runs as uid %d, and drainit as uid %d without CAP_KILL", err, st.Uid, os.Geteuid())
+}
+
+// SignalOthers sends sig to every process that is left, or only to those
+// outside the child's process group. As PID 1 "every" is everything in the PID
+// namespace but drainit itself, in one call that no fork can slip through.
+// Otherwise it is drainit's own descendants and never another process; a fork
+// that slips through there is signalled when its parent's exit hands it to the
+// subreaper.
+func (p *Process) SignalOthers(sig unix.Signal, outsideGroup bool) {
+	if p.init && !outsideGroup {
 		unix.Kill(-1, sig)
 		return
 	}
 	found, err := proc.Descendants(os.Getpid())
 	if err != nil {
 		// /proc is hidden: the child's group is what is known.
-		unix.Kill(-p.pid, sig)
+		if !outsideGroup {
+			unix.Kill(-p.pid, sig)
+		}
 		return
 	}
 	for _, d := range found {
+		if group, err := unix.Getpgid(d.PID); outsideGroup && err == nil && group == p.pid {
+			continue
+		}
 		unix.Kill(d.PID, sig)
 	}
 }
 
-// CountOthers returns how many living processes SignalOthers would reach, or -1
-// if that is unknown.
-func (p *Process) CountOthers() int {
+// Others returns the living processes that descend from drainit. The error is
+// not nil where /proc is hidden.
+func (p *Process) Others() ([]Other, error) {
 	found, err := proc.Descendants(os.Getpid())
 	if err != nil {
-		return -1
+		return nil, err
 	}
-	return len(found)
+	others := make([]Other, 0, len(found))
+	for _, d := range found {
+		others = append(others, Other{d, errors.Is(unix.Kill(d.PID, 0), unix.EPERM)})
+	}
+	return others, nil
 }
 
 // Reap collects exits.

@@ -83,7 +83,7 @@ func TestSignalReachesTheChildAlone(t *testing.T) {
 	}
 	c.expect(t, "child SIGUSR1")
 	// What comes next would be the grandchild's SIGUSR1, had there been one.
-	c.SignalOthers(unix.SIGUSR2)
+	c.SignalOthers(unix.SIGUSR2, false)
 	c.expect(t, "child SIGUSR2", "grandchild SIGUSR2")
 }
 
@@ -100,18 +100,18 @@ func TestSignalReachesTheGroupIfThatIsTheScope(t *testing.T) {
 	c.expect(t, "child SIGUSR1", "grandchild SIGUSR1")
 }
 
-func TestSignalRestReachesWhoLeftTheSession(t *testing.T) {
+func TestSignalOthersReachesProcessesOfAnotherSession(t *testing.T) {
 	if !alone(t) {
 		return
 	}
 	c := begin(t, "signals and a child", false, false, os.Args[0])
 	c.expect(t, "child ready", "grandchild ready")
-	if got := c.CountOthers(); got != 2 {
+	if got := countOthers(c); got != 2 {
 		t.Errorf("%d processes left, want 2", got)
 	}
-	c.SignalOthers(unix.SIGUSR1)
+	c.SignalOthers(unix.SIGUSR1, false)
 	c.expect(t, "child SIGUSR1", "grandchild SIGUSR1")
-	c.SignalOthers(unix.SIGTERM)
+	c.SignalOthers(unix.SIGTERM, false)
 	c.expect(t, "child SIGTERM", "grandchild SIGTERM")
 	if got := c.next(t); got != "the end" {
 		t.Errorf("heard %q, want the end", got)
@@ -147,7 +147,7 @@ func TestDescendantsWithAnyName(t *testing.T) {
 		if got, err := proc.Descendants(os.Getpid()); err != nil || len(got) > 0 {
 			t.Errorf("%q: descendants %v, %v after its end; want none", name, got, err)
 		}
-		if got := c.CountOthers(); got != 0 {
+		if got := countOthers(c); got != 0 {
 			t.Errorf("%q: %d left after its end, want 0", name, got)
 		}
 		c.wait(t)

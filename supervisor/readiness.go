@@ -125,12 +125,10 @@ func (l *loop) publish() {
 // answer returns what probes are told in this state.
 func (l *loop) answer() health.Answer {
 	a := health.Answer{
-		Ready:   l.phase == Ready,
-		Started: l.readiness.started,
-		Reason:  l.phase.String(),
-	}
-	if l.watchdog.missed {
-		a.NotAlive = "a watchdog was missed"
+		Ready:    l.phase == Ready,
+		Started:  l.readiness.started,
+		NotAlive: l.notAlive(),
+		Reason:   l.phase.String(),
 	}
 	if l.phase >= Draining {
 		a.Ready = l.stop.stillReady

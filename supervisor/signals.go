@@ -58,10 +58,6 @@ func (l *loop) onStopSignal(sig unix.Signal) {
 	}
 	l.begin(SignalName(sig))
 	switch {
-	case sig == unix.SIGINT && l.System.Terminal():
-		// A user at a terminal is waiting.
-		l.stop.prestop = false
-		l.forward("terminal")
 	case l.stop.prestop:
 		l.stop.prestop = false
 		l.Log.Info("the stop signal has come after prestop", "signal", SignalName(sig))
@@ -112,12 +108,12 @@ func (l *loop) forwardOther(sig unix.Signal) {
 	}
 	l.count(sig).Forwarded++
 	if !l.child.exited {
-		l.child.lastSignal = to
+		l.child.lastSignal, l.child.lastSignalAt = to, time.Now()
 		l.send(to)
 		return
 	}
 	// The child has ended by itself; the budget runs for what it left behind.
-	l.System.SignalOthers(to)
+	l.System.SignalOthers(to, false)
 	if slices.Contains(l.StopOn, sig) && !l.child.orphanBy.IsZero() {
 		l.child.orphanBy = earlier(l.child.orphanBy, time.Now().Add(l.Timeline.KillAfter()))
 	}
@@ -133,14 +129,27 @@ func (l *loop) hintStopSignal(sig unix.Signal) {
 	l.Log.Info("forwarded at once; if it is the image's STOPSIGNAL, add it to DRAINIT_STOP_ON", "signal", SignalName(sig))
 }
 
-// send signals the child. EPERM (the child changed its uid) and ESRCH are
-// logged and are no reason to stop supervising.
-func (l *loop) send(sig unix.Signal) {
+// send signals the child. An error (EPERM: the child has another uid) is logged
+// and is no reason to stop supervising.
+func (l *loop) send(sig unix.Signal) error {
 	if l.child.exited {
-		return
+		return nil
 	}
-	if err := l.System.Signal(sig); err != nil {
-		l.Log.Warn("can't signal the child", "signal", SignalName(sig), "error", err)
+	err := l.System.Signal(sig)
+	if err != nil {
+		l.Log.Warn("can't signal the child", "signal", SignalName(sig), "error", err, "hint", deniedHint)
+	}
+	return err
+}
+
+// deniedHint is the cure for a child that drainit may not signal.
+const deniedHint = "run drainit as the server's user (gosu app /drainit -- server), or give the container CAP_KILL"
+
+// checkSignal warns at the first ready of a child that could not be told to
+// stop later.
+func (l *loop) checkSignal() {
+	if err := l.System.CheckSignal(); err != nil {
+		l.Log.Warn("the child can't be signalled: it would not learn of a stop", "error", err, "hint", deniedHint)
 	}
 }
 

@@ -19,10 +19,12 @@ type stop struct {
 	mayForward    bool      // the wait is over: forward as soon as asked
 	why           string    // what ended the wait
 	forwarded     time.Time
+	late          bool  // drainit was held up, and forwarded after forward_by
+	err           error // the child could not be sent its stop signal
 
-	killed     time.Time
-	killedLeft int  // how many processes SIGKILL was sent to; negative: unknown
-	gaveUp     bool // on what SIGKILL did not end
+	killed time.Time
+	left   []Other // what SIGKILL was sent to
+	gaveUp bool    // on what SIGKILL did not end
 }
 
 // begun reports whether there is a stop.
@@ -80,6 +82,10 @@ func (l *loop) onForwardBy() {
 	}
 }
 
+// heldUpAfter is how much later than forward_by the stop signal is forwarded if
+// drainit itself was held up: paused, or without CPU time.
+const heldUpAfter = 500 * time.Millisecond
+
 // forward sends the child its stop signal.
 func (l *loop) forward(why string) {
 	if l.phase == Draining {
@@ -93,16 +99,16 @@ func (l *loop) forward(why string) {
 	now := time.Now()
 	l.decideToForward(why)
 	l.stop.forwarded = now
+	l.stop.late = now.Sub(l.forwardBy()) >= heldUpAfter
 	l.clients.atSignal = l.clients.last
 	// Deferred so that it happens even after a panic: kill_at is only armed in
 	// phase Stopping.
 	defer l.transition(forwardDue)
-	sig := l.stopSignal()
 	if l.stop.received != 0 {
 		l.count(l.stop.received).Forwarded++
 	}
 	// Signal first, log second: a slow stderr must not delay the signal.
-	l.send(sig)
+	l.stop.err = l.send(l.stopSignal())
 	if l.child.stopped {
 		// A stopped process would act on its signal only when continued.
 		l.send(unix.SIGCONT)
@@ -110,8 +116,21 @@ func (l *loop) forward(why string) {
 	if l.Clients != nil {
 		l.Clients.Relax()
 	}
-	attrs := []any{"signal", SignalName(sig), "why", why, "after", round(now.Sub(l.stop.at))}
-	l.Log.Info("stop signal forwarded", append(attrs, clientAttrs(l.clients.atSignal)...)...)
+	l.logForwarded(now)
+}
+
+// logForwarded reports the forwarding, and what it may have cut short.
+func (l *loop) logForwarded(now time.Time) {
+	if l.stop.late {
+		l.Log.Warn("drainit was held up (paused, or without CPU time): the stop signal is late",
+			"late", round(now.Sub(l.forwardBy())))
+	}
+	attrs := []any{"signal", SignalName(l.stopSignal()), "why", l.stop.why, "after", round(now.Sub(l.stop.at))}
+	attrs = append(attrs, clientAttrs(l.clients.atSignal)...)
+	if l.stop.err == nil {
+		l.Log.Info("stop signal forwarded", attrs...)
+	}
+	l.warnOfClients()
 }
 
 // stopSignal returns what the child is sent: STOP_SIGNAL, or the signal
@@ -144,13 +163,13 @@ func (l *loop) onKillDue() {
 // kill ends everything that is left.
 func (l *loop) kill(now time.Time) {
 	l.stop.killed = now
-	l.stop.killedLeft = l.System.CountOthers()
-	l.System.SignalOthers(unix.SIGKILL)
+	l.stop.left, _ = l.System.Others()
+	l.System.SignalOthers(unix.SIGKILL, false)
 	if !l.child.exited {
 		// Also where the others can't be listed.
 		l.send(unix.SIGKILL)
 	}
-	attrs := []any{"processes", l.stop.killedLeft}
+	attrs := []any{"processes", names(l.stop.left)}
 	if l.stop.begun() {
 		attrs = append(attrs, "after", round(now.Sub(l.stop.at)))
 	}

@@ -42,6 +42,7 @@ import (
 
 	"github.com/drainit/drainit/health"
 	"github.com/drainit/drainit/internal/bug"
+	"github.com/drainit/drainit/internal/proc"
 	"github.com/drainit/drainit/notify"
 	"github.com/drainit/drainit/reaper"
 	"github.com/drainit/drainit/sockets"
@@ -56,10 +57,14 @@ type System interface {
 	// Signal sends sig to the child, or to its process group if that is the
 	// scope. It is not an error if the child has ended.
 	Signal(sig unix.Signal) error
-	// SignalOthers sends sig to every process that is left but drainit itself.
-	SignalOthers(sig unix.Signal)
-	// CountOthers counts these processes. It is negative if it can't.
-	CountOthers() int
+	// CheckSignal returns an error if the child can't be signalled.
+	CheckSignal() error
+	// SignalOthers sends sig to every process that is left but drainit itself,
+	// or only to those outside the child's process group.
+	SignalOthers(sig unix.Signal, outsideGroup bool)
+	// Others returns the living processes that are left. The error is not nil
+	// if they can't be listed.
+	Others() ([]Other, error)
 	// Reap collects exits, appending to its argument.
 	Reap([]reaper.Exit) ([]reaper.Exit, reaper.State)
 	// Terminal reports whether the child was given a terminal's foreground.
@@ -77,6 +82,12 @@ type Clients interface {
 	Watch(done <-chan struct{}, until sockets.Until) <-chan sockets.Verdict
 	// Relax makes Watch look rarely: the signal has been forwarded.
 	Relax()
+}
+
+// Other is a living process besides drainit.
+type Other struct {
+	proc.Process
+	Denied bool // drainit may not signal it
 }
 
 // Policy is what the configuration says about a run.
@@ -98,6 +109,7 @@ type Inputs struct {
 	Signals        <-chan unix.Signal
 	Children       <-chan struct{} // SIGCHLD: capacity 1, edges may merge
 	Readiness      <-chan health.Result
+	Liveness       <-chan health.Result // DRAINIT_LIVE_CHECK
 	Notifications  <-chan notify.Message
 	StatusRequests <-chan chan<- health.Status
 }
@@ -115,6 +127,7 @@ type Options struct {
 	Log      *slog.Logger
 
 	// What /statusz and the last words report besides. All may be nil.
+	Command        string // the command's first word, for hints
 	Config         map[string]string
 	LogDropped     func() uint64
 	NotifyRefusals func() health.Notify
@@ -129,6 +142,9 @@ type Timeline struct {
 	Margin       time.Duration // SIGKILL comes this long before the budget ends
 	UnreadyDelay time.Duration // keep answering ready this long after t0
 	OrphanGrace  time.Duration // for what the child leaves behind; 0: nothing
+	// OrphanGraceSet makes OrphanGrace bound the wait during a stop as well.
+	// Otherwise what the child leaves behind then has until kill_at.
+	OrphanGraceSet bool
 }
 
 // KillAfter returns the time from t0 to SIGKILL.
@@ -151,6 +167,7 @@ type loop struct {
 	child     child
 	readiness readiness
 	watchdog  watchdog
+	liveness  health.Result // of the latest LIVE_CHECK that was sent
 	stop      stop
 	clients   clientWatch
 	announced announcement
@@ -183,6 +200,7 @@ func newLoop(o Options) *loop {
 		child:     child{oom: startOOMCount(o.OOMKills)},
 		readiness: readiness{byNotify: o.NotifyReady},
 		watchdog:  watchdog{enabled: o.Watchdog > 0, every: o.Watchdog},
+		liveness:  health.Result{OK: true},
 		counts:    make(map[unix.Signal]*health.Count),
 		timer:     time.NewTimer(time.Hour),
 		again:     make(chan struct{}, 1),
@@ -220,6 +238,8 @@ func (l *loop) step() (done bool) {
 	case <-l.timer.C:
 	case r := <-l.Readiness:
 		l.onReadiness(r)
+	case r := <-l.Liveness:
+		l.onLiveness(r)
 	case m := <-l.Notifications:
 		l.onNotification(m)
 	case v, ok := <-l.clients.verdicts:
@@ -253,6 +273,9 @@ func (l *loop) transition(e event) {
 	l.phase = next
 	switch next {
 	case Ready:
+		if !l.readiness.started {
+			l.checkSignal()
+		}
 		l.readiness.started = true
 		l.announce()
 	case Unready:
@@ -289,6 +312,13 @@ func (l *loop) finish() (o Outcome) {
 	o.LastWords = r.lastWords()
 	l.logEnd(&r)
 	return o
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func earlier(a, b time.Time) time.Time {

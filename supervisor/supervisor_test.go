@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -93,13 +94,13 @@ func TestTimeline(t *testing.T) {
 		{name: "a child that dies of the signal is 128 + n",
 			world: setup{child: process{status: killedBy(term)}}, acts: []act{termAtOnce},
 			want: []string{"5s SIGTERM", "5s watch rarely", "5s end 143"}},
-		{name: "SIGINT on a terminal forwards at once",
+		{name: "SIGINT on a terminal has its window: a keyboard's reaches the child by itself",
 			world: setup{child: process{on: unix.SIGINT, status: killedBy(unix.SIGINT)}, terminal: true},
 			acts:  []act{readyAtOnce, {s, unix.SIGINT}},
-			want:  []string{"0s ready", "1s SIGINT", "1s watch rarely", "1s not ready", "1s end 130"}},
-		{name: "SIGINT on a terminal ends the wait another signal began, which is the one sent",
+			want:  []string{"0s ready", "1s not ready", "6s SIGINT", "6s watch rarely", "6s end 130"}},
+		{name: "SIGINT on a terminal changes nothing about a stop",
 			world: setup{terminal: true}, acts: []act{termAtOnce, {s, unix.SIGINT}},
-			want: []string{"1s SIGTERM", "1s watch rarely", "1s end 0"}},
+			want: []string{"5s SIGTERM", "5s watch rarely", "5s end 0"}},
 		{name: "SIGTERM on a terminal has its window",
 			world: setup{terminal: true}, acts: []act{termAtOnce},
 			want: []string{"5s SIGTERM", "5s watch rarely", "5s end 0"}},
@@ -201,7 +202,7 @@ func TestUnreadyDelay(t *testing.T) {
 			world: setup{child: process{after: s / 2}, orphans: []process{{stubborn: true}}},
 			acts:  []act{readyAtOnce, {10 * s, term}, {11 * s, SigSkip}},
 			want: []string{"0s ready", "11s SIGTERM", "11s watch rarely", "11.5s SIGTERM to the rest", "11.5s not ready",
-				"16.5s SIGKILL to the rest", "16.5s end 0"}},
+				"38s SIGKILL to the rest", "38s end 0"}},
 	})
 }
 
@@ -220,6 +221,23 @@ func TestOrphans(t *testing.T) {
 		{name: "never past kill_at",
 			world: setup{child: process{after: 21 * s}, orphans: []process{{stubborn: true}}}, acts: []act{termAtOnce},
 			want: []string{"5s SIGTERM", "5s watch rarely", "26s SIGTERM to the rest", "28s SIGKILL to the rest", "28s end 0"}},
+		{name: "during a stop it has until kill_at: behind a script it is the server",
+			world: left(process{after: 14 * s}), acts: []act{termAtOnce},
+			want: []string{"5s SIGTERM", "5s watch rarely", "5s SIGTERM to the rest", "19s end 0"}},
+		{name: "and is killed then",
+			world: left(process{stubborn: true}), acts: []act{termAtOnce},
+			want: []string{"5s SIGTERM", "5s watch rarely", "5s SIGTERM to the rest", "28s SIGKILL to the rest", "28s end 0"}},
+		{name: "an explicit ORPHAN_GRACE bounds that too",
+			world: left(process{stubborn: true}), options: func(o *Options) { o.Timeline.OrphanGraceSet = true }, acts: []act{termAtOnce},
+			want: []string{"5s SIGTERM", "5s watch rarely", "5s SIGTERM to the rest", "10s SIGKILL to the rest", "10s end 0"}},
+		{name: "what had the signal through the group does not get it again",
+			world:   left(process{grouped: true, after: 4 * s}, process{after: 8 * s}),
+			options: func(o *Options) { o.Group = true }, acts: []act{termAtOnce, {7 * s, func() {}}},
+			want: []string{"5s SIGTERM", "5s watch rarely", "5s SIGTERM outside the group", "13s end 0"}},
+		{name: "with the scope group, a child that ended before the signal",
+			world:   left(process{grouped: true}),
+			options: func(o *Options) { o.Group = true }, acts: []act{termAtOnce, {2 * s, exitedWith(3)}},
+			want: []string{"2s SIGTERM to the rest", "2s end 3"}},
 		{name: "0 exits with the child",
 			world: left(process{stubborn: true}), options: func(o *Options) { o.Timeline.OrphanGrace = 0 },
 			acts: []act{{s, exitedWith(3)}}, want: []string{"1s end 3"}},
@@ -355,11 +373,11 @@ func TestExtendTimeout(t *testing.T) {
 		{name: "after the signal never past kill_at", world: setup{child: process{stubborn: true}},
 			acts: []act{termAtOnce, {10 * s, extend(100 * s)}},
 			want: []string{"5s SIGTERM", "5s watch rarely", "28s SIGKILL to the rest", "28s SIGKILL", "28s end 137"}},
-		{name: "prolongs ORPHAN_GRACE", world: setup{orphans: []process{{stubborn: true}}},
-			acts: []act{termAtOnce, {7 * s, extend(10 * s)}},
+		{name: "prolongs an explicit ORPHAN_GRACE", world: setup{orphans: []process{{stubborn: true}}},
+			options: func(o *Options) { o.Timeline.OrphanGraceSet = true }, acts: []act{termAtOnce, {7 * s, extend(10 * s)}},
 			want: []string{"5s SIGTERM", "5s watch rarely", "5s SIGTERM to the rest", "17s SIGKILL to the rest", "17s end 0"}},
-		{name: "prolongs ORPHAN_GRACE to kill_at and no further", world: setup{child: process{after: s}, orphans: []process{{stubborn: true}}},
-			acts: []act{termAtOnce, {7 * s, extend(100 * s)}},
+		{name: "prolongs it to kill_at and no further", world: setup{child: process{after: s}, orphans: []process{{stubborn: true}}},
+			options: func(o *Options) { o.Timeline.OrphanGraceSet = true }, acts: []act{termAtOnce, {7 * s, extend(100 * s)}},
 			want: []string{"5s SIGTERM", "5s watch rarely", "6s SIGTERM to the rest", "28s SIGKILL to the rest", "28s end 0"}},
 	})
 }
@@ -369,7 +387,9 @@ func TestDrainUntil(t *testing.T) {
 	broken := sockets.Verdict{Waiting: gone}
 	watch := func(rest ...string) []string { return append([]string{"0s watch until quiet"}, rest...) }
 	runAll(t, []scenario{
-		{name: "window asks nobody", acts: []act{termAtOnce}, want: []string{"5s SIGTERM", "5s watch rarely", "5s end 0"}},
+		{name: "window is not decided by the clients", acts: []act{termAtOnce, {s, waiting}, {2 * s, met}, {3 * s, blind}},
+			want: []string{"5s SIGTERM", "5s watch rarely", "5s end 0"}},
+		{name: "window alone", acts: []act{termAtOnce}, want: []string{"5s SIGTERM", "5s watch rarely", "5s end 0"}},
 		{name: "met after the window forwards in that instant", options: until, acts: []act{termAtOnce, {6 * s, waiting}, {7300 * time.Millisecond, met}},
 			want: watch("7.3s SIGTERM", "7.3s watch rarely", "7.3s end 0")},
 		{name: "met at the window's end", options: until, acts: []act{termAtOnce, {5 * s, met}},
@@ -478,6 +498,29 @@ func TestWatchdog(t *testing.T) {
 	})
 }
 
+// TestLiveCheck: LIVE_CHECK decides /livez until a stop begins.
+func TestLiveCheck(t *testing.T) {
+	dead, well := alive{Reason: "no answer"}, alive{OK: true}
+	for _, c := range []struct {
+		name string
+		acts []act
+		want []string
+	}{
+		{"turns /livez to 503 and back", []act{{s, dead}, {3 * s, well}, {5 * s, exitedWith(0)}}, []string{"1s dead", "3s alive", "5s end 0"}},
+		{"counts no more once a stop has begun", []act{{s, term}, {2 * s, dead}}, []string{"6s SIGTERM", "6s watch rarely", "6s end 0"}},
+		{"a stop ends a failure", []act{{s, dead}, {3 * s, term}}, []string{"1s dead", "3s alive", "8s SIGTERM", "8s watch rarely", "8s end 0"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(setup{})
+				w.livez = true
+				w.run(c.acts)
+				compare(t, w.record, c.want)
+			})
+		})
+	}
+}
+
 // TestTies: when a machine is slow, an exit and a deadline wait for the loop
 // together. select picks one at random, and either is right: what has exited by
 // then is not killed, nor reported as if it had been.
@@ -528,6 +571,98 @@ func TestTies(t *testing.T) {
 					return
 				}
 			}
+		})
+	}
+}
+
+// TestHeldUp: a drainit that was paused past its deadlines gives the child a
+// moment between the signal and SIGKILL.
+func TestHeldUp(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		world setup
+		pause time.Duration
+		want  []string
+	}{
+		{"past kill_at: half a second", setup{child: process{stubborn: true}}, 40 * s,
+			[]string{"1s SIGUSR1", "41s SIGTERM", "41s watch rarely", "41.5s SIGKILL to the rest", "41.5s SIGKILL", "41.5s end 137"}},
+		{"which suffices for some", setup{child: process{after: 300 * time.Millisecond}}, 40 * s,
+			[]string{"1s SIGUSR1", "41s SIGTERM", "41s watch rarely", "41.3s end 0"}},
+		{"just past kill_at: what the margin still holds", setup{child: process{stubborn: true}}, 28 * s,
+			[]string{"1s SIGUSR1", "29s SIGTERM", "29s watch rarely", "30s SIGKILL to the rest", "30s SIGKILL", "30s end 137"}},
+		{"past forward_by alone: until the end of the budget", setup{child: process{stubborn: true}}, 20 * s,
+			[]string{"1s SIGUSR1", "21s SIGTERM", "21s watch rarely", "30s SIGKILL to the rest", "30s SIGKILL", "30s end 137"}},
+		{"what a script leaves behind has its moment too", setup{orphans: []process{{stubborn: true}}}, 40 * s,
+			[]string{"1s SIGUSR1", "41s SIGTERM", "41s watch rarely", "41s SIGTERM to the rest", "41.5s SIGKILL to the rest", "41.5s end 0"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(c.world)
+				w.holdUp = c.pause
+				w.run([]act{termAtOnce, {s, unix.SIGUSR1}})
+				compare(t, w.record, c.want)
+			})
+		})
+	}
+}
+
+// TestDenied: a child that can't be signalled is known at the first ready, and
+// the last words say what failed.
+func TestDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(setup{child: process{stubborn: true}, denied: true})
+		var log strings.Builder
+		w.options.Log = slog.New(slog.NewTextHandler(&log, nil))
+		got := w.run([]act{readyAtOnce, {s, func() {
+			if !strings.Contains(log.String(), "level=WARN msg=\"the child can't be signalled") {
+				t.Errorf("no warning once ready: %s", &log)
+			}
+		}}, {2 * s, term}}).LastWords
+		for _, want := range []string{"SIGTERM could not be sent", "CAP_KILL"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("got %q, want %q in it", got, want)
+			}
+		}
+		if strings.Contains(log.String(), "stop signal forwarded") {
+			t.Errorf("the log says that a signal was forwarded: %s", &log)
+		}
+	})
+}
+
+// TestLevels: a stop in which something was cut is a warning, and no other.
+func TestLevels(t *testing.T) {
+	busy := sockets.Verdict{Met: true, Known: true, Open: 2, InFlight: 2}
+	idle := sockets.Verdict{Met: true, Known: true}
+	for _, c := range []struct {
+		name  string
+		world setup
+		acts  []act
+		want  string // in the log
+		warns bool
+	}{
+		{"a clean stop", setup{}, []act{readyAtOnce, {s, term}, {2 * s, idle}}, "level=INFO msg=stopped", false},
+		{"requests in flight at the signal", setup{}, []act{readyAtOnce, {s, term}, {2 * s, busy}}, "DRAINIT_DRAIN_UNTIL=idle", true},
+		{"killed", setup{child: process{stubborn: true}}, []act{termAtOnce}, "level=WARN msg=stopped", true},
+		{"what it left behind was killed", setup{orphans: []process{{stubborn: true}}}, []act{termAtOnce}, "level=WARN msg=stopped", true},
+		{"a server that daemonises", setup{orphans: []process{{}}}, []act{{s, exitedWith(0)}}, "foreground", true},
+		{"an end with code 0", setup{}, []act{{s, exitedWith(0)}}, "", false},
+		{"an end with another code", setup{}, []act{{s, exitedWith(3)}}, "level=INFO msg=ended code=3", false},
+		{"a crash", setup{}, []act{{s, killedBy(unix.SIGSEGV)}}, "level=WARN msg=ended", true},
+		{"a STOPSIGNAL that is not in STOP_ON", setup{child: process{on: unix.SIGQUIT}}, []act{readyAtOnce, {s, unix.SIGQUIT}}, "DRAINIT_STOP_ON", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(c.world)
+				var log strings.Builder
+				w.options.Log = slog.New(slog.NewTextHandler(&log, nil))
+				w.run(c.acts)
+				if !strings.Contains(log.String(), c.want) {
+					t.Errorf("no %q in the log:\n%s", c.want, &log)
+				}
+				if got := strings.Contains(log.String(), "level=WARN"); got != c.warns {
+					t.Errorf("warns: %v, want %v:\n%s", got, c.warns, &log)
+				}
+			})
 		})
 	}
 }
@@ -707,9 +842,9 @@ func TestLastWordsOfARun(t *testing.T) {
 	}{
 		{"out of memory", setup{}, oom, []act{{3 * s, killedBy(unix.SIGKILL)}}, []string{"killed by SIGKILL", "out of memory"}},
 		{"at the deadline", setup{child: process{stubborn: true}, orphans: []process{{stubborn: true}}}, nil, []act{termAtOnce},
-			[]string{"killed at the deadline", "2 processes left"}},
+			[]string{"killed at the deadline", "server (pid 100), server (pid 101)"}},
 		{"orphans killed", setup{orphans: []process{{stubborn: true}}}, nil, []act{{s, exitedWith(0)}},
-			[]string{"exited with code 0", "left behind was killed with 1 process left"}},
+			[]string{"exited with code 0", "of what it left behind was killed 5s later, at the end of DRAINIT_ORPHAN_GRACE: server (pid 101)"}},
 		{"with a status", setup{}, nil, []act{{0, notify.Message{HasStatus: true, Status: "busy"}}, {s, exitedWith(3)}}, []string{"busy"}},
 		{"by prestop", setup{}, nil, []act{{0, SigPrestop}, {6 * s, term}}, []string{"asked to stop by prestop", "finished in 6s"}},
 	} {

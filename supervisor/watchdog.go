@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/drainit/drainit/health"
 	"github.com/drainit/drainit/notify"
 )
 
@@ -50,6 +51,34 @@ func (w *watchdog) update(m notify.Message, now time.Time) (revived bool) {
 		w.due = now.Add(w.every)
 	}
 	return revived
+}
+
+// onLiveness handles a result of LIVE_CHECK, which turns /livez to 503 and back.
+func (l *loop) onLiveness(r health.Result) {
+	if l.stop.begun() {
+		return // a container that stops is not to be restarted for it
+	}
+	if r.OK != l.liveness.OK {
+		if r.OK {
+			l.Log.Info("alive again: /livez answers 200", "why", r.Reason)
+		} else {
+			l.Log.Warn("not alive: /livez answers 503", "why", r.Reason)
+		}
+	}
+	l.liveness = r
+	l.publish()
+}
+
+// notAlive returns why /livez answers 503, or nothing if it does not. LIVE_CHECK
+// counts until a stop begins.
+func (l *loop) notAlive() string {
+	switch {
+	case l.watchdog.missed:
+		return "a watchdog was missed"
+	case !l.liveness.OK && !l.stop.begun():
+		return l.liveness.Reason
+	}
+	return ""
 }
 
 // onWatchdogOverdue handles a ping that did not come in time.

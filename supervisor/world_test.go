@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drainit/drainit/health"
+	"github.com/drainit/drainit/internal/proc"
 	"github.com/drainit/drainit/notify"
 	"github.com/drainit/drainit/reaper"
 	"github.com/drainit/drainit/sockets"
@@ -36,6 +37,7 @@ type process struct {
 	status   unix.WaitStatus // with this
 	stubborn bool            // ends on no signal but SIGKILL
 	immortal bool            // nor on that
+	grouped  bool            // is in the child's process group
 }
 
 // act is something that happens at an instant: a unix.Signal, health.Result,
@@ -45,13 +47,17 @@ type act struct {
 	what any
 }
 
+// alive is a result of LIVE_CHECK.
+type alive health.Result
+
 // setup is what is there when a run begins.
 type setup struct {
 	child    process
 	orphans  []process
 	terminal bool
-	batch    int // how many exits Reap collects at once; 0: all
-	panics   int // so many calls of Signal panic; negative: all
+	batch    int  // how many exits Reap collects at once; 0: all
+	panics   int  // so many calls of Signal panic; negative: all
+	denied   bool // the child can't be signalled
 }
 
 // world is the operating system and everybody else, as a run sees them. What
@@ -70,6 +76,7 @@ type world struct {
 	signals   chan unix.Signal
 	children  chan struct{}
 	readiness chan health.Result
+	liveness  chan health.Result
 	notices   chan notify.Message
 	asks      chan chan<- health.Status
 	verdicts  chan sockets.Verdict
@@ -88,7 +95,8 @@ const childPID = 100
 func newWorld(s setup) *world {
 	w := &world{setup: s, start: time.Now(), done: make(chan struct{})}
 	w.signals, w.children = make(chan unix.Signal), make(chan struct{}, 1)
-	w.readiness, w.notices = make(chan health.Result), make(chan notify.Message)
+	w.readiness, w.liveness = make(chan health.Result), make(chan health.Result)
+	w.notices = make(chan notify.Message)
 	w.asks, w.verdicts = make(chan chan<- health.Status), make(chan sockets.Verdict)
 	w.alive, w.leaving = map[int]process{childPID: w.child}, map[int]bool{}
 	for i, o := range w.orphans {
@@ -96,7 +104,7 @@ func newWorld(s setup) *world {
 	}
 	w.options = Options{
 		Policy: Policy{Timeline: budget, Until: sockets.Window, StopOn: []unix.Signal{unix.SIGTERM, unix.SIGINT}},
-		Inputs: Inputs{Signals: w.signals, Children: w.children, Readiness: w.readiness,
+		Inputs: Inputs{Signals: w.signals, Children: w.children, Readiness: w.readiness, Liveness: w.liveness,
 			Notifications: w.notices, StatusRequests: w.asks},
 		System: w, Clients: w, Gate: new(health.Gate), Log: slog.New(slog.DiscardHandler),
 	}
@@ -156,6 +164,8 @@ func (w *world) perform(acts []act) {
 			offer(w, w.signals, what)
 		case health.Result:
 			offer(w, w.readiness, what)
+		case alive:
+			offer(w, w.liveness, health.Result(what))
 		case notify.Message:
 			offer(w, w.notices, what)
 		case sockets.Verdict:
@@ -236,9 +246,16 @@ func (w *world) Signal(sig unix.Signal) error {
 		w.panics--
 		panic("a bug in Signal")
 	}
+	if w.denied {
+		w.note("%s denied", SignalName(sig))
+		return unix.EPERM
+	}
 	w.note("%s", SignalName(sig))
 	w.hold(sig)
 	w.take(childPID, sig)
+	if w.options.Group {
+		w.takeAll(sig, func(p process) bool { return p.grouped })
+	}
 	return nil
 }
 
@@ -249,21 +266,45 @@ func (w *world) hold(sig unix.Signal) {
 	}
 }
 
-func (w *world) SignalOthers(sig unix.Signal) {
-	w.note("%s to the rest", SignalName(sig))
+func (w *world) CheckSignal() error {
+	if w.denied {
+		return unix.EPERM
+	}
+	return nil
+}
+
+func (w *world) SignalOthers(sig unix.Signal, outsideGroup bool) {
+	if outsideGroup {
+		w.note("%s outside the group", SignalName(sig))
+	} else {
+		w.note("%s to the rest", SignalName(sig))
+	}
 	w.hold(sig)
+	w.takeAll(sig, func(p process) bool { return !outsideGroup || !p.grouped })
+}
+
+// takeAll has every living process for which which is true act on sig.
+func (w *world) takeAll(sig unix.Signal, which func(process) bool) {
 	w.mu.Lock()
 	pids := slices.Sorted(maps.Keys(w.alive))
 	w.mu.Unlock()
 	for _, pid := range pids {
-		w.take(pid, sig)
+		w.mu.Lock()
+		ok := which(w.alive[pid])
+		w.mu.Unlock()
+		if ok {
+			w.take(pid, sig)
+		}
 	}
 }
 
-func (w *world) CountOthers() int {
+func (w *world) Others() (all []Other, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.alive)
+	for _, pid := range slices.Sorted(maps.Keys(w.alive)) {
+		all = append(all, Other{Process: proc.Process{PID: pid, Name: "server"}})
+	}
+	return all, nil
 }
 
 func (w *world) Reap(exits []reaper.Exit) ([]reaper.Exit, reaper.State) {
@@ -290,7 +331,9 @@ func (w *world) Resume()                { w.note("resume") }
 // The Clients.
 
 func (w *world) Watch(done <-chan struct{}, until sockets.Until) <-chan sockets.Verdict {
-	w.note("watch until %s", until)
+	if until != sockets.Window {
+		w.note("watch until %s", until)
+	}
 	out := make(chan sockets.Verdict)
 	go func() {
 		defer close(out)
