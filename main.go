@@ -186,7 +186,7 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 	}
 
 	health.ReleaseMemory() // what reading the configuration took
-	outcome := supervisor.Run(r.options(inputs, child, stopChecking))
+	outcome := supervisor.Run(r.options(command[0], inputs, child, stopChecking))
 	child.Release()
 	writeTerminationLog(terminationLog, outcome.LastWords)
 	r.stderr.Flush(flushTime)
@@ -216,7 +216,7 @@ func (r *runner) startInputs(checking context.Context, in *supervisor.Inputs) {
 
 // options returns all that one run needs.
 func (r *runner) options(
-	in supervisor.Inputs, child supervisor.System, onStop func(),
+	command string, in supervisor.Inputs, child supervisor.System, onStop func(),
 ) supervisor.Options {
 	o := supervisor.Options{
 		Policy:     r.config.policy(),
@@ -227,6 +227,7 @@ func (r *runner) options(
 		Upstream:   r.upstream,
 		OnStop:     onStop,
 		Log:        r.log,
+		Command:    command,
 		Config:     r.config.effective(),
 		LogDropped: r.stderr.Dropped,
 		OOMKills:   cgroup.OOMKills,

@@ -253,7 +253,7 @@ var stopped = regexp.MustCompile(`total=(\S+)`)
 // total is how long the whole stop took, by drainit's log.
 func (w *worker) total() time.Duration {
 	w.t.Helper()
-	line := w.logs("stopped: ")
+	line := w.logs(`drainit: stopped"`)
 	return duration(w.t, stopped.FindString(line), "total")
 }
 
@@ -271,7 +271,7 @@ func TestPrestopThenSIGTERMTakesNoMoreTimeThanSIGTERM(t *testing.T) {
 		w.deliver(term)
 		forwarded = duration(t, w.logs("stop signal forwarded"), "after")
 		w.exits(3)
-		line := w.logs("stopped: ")
+		line := w.logs(`drainit: stopped"`)
 		if by := attribute(t, line, "asked_by"); (by == "prestop") != prestop {
 			t.Errorf("asked_by=%s", by)
 		}

@@ -182,7 +182,7 @@ func TestDockerHardened(t *testing.T) {
 	c.exits(3)
 	c.logs("stop asked for")
 	about(t, "forwarded", duration(t, c.logs("stop signal forwarded"), "after"), time.Second)
-	c.logs("stopped: ")
+	c.logs(`drainit: stopped"`)
 	if got := c.out.String(); got != "ready\ngot 1\ngot 15\n" {
 		t.Errorf("stdout: %s", got)
 	}
@@ -199,7 +199,7 @@ func TestDockerStopWithTheBudgetIsNotCutShortByDocker(t *testing.T) {
 	// Only drainit's own SIGKILL leaves a summary; Docker's would leave none.
 	line := c.logs("killed at the deadline")
 	about(t, "SIGKILL", duration(t, c.logs("SIGKILL to everything"), "after"), 4500*time.Millisecond)
-	if attribute(t, line, "signal") != "SIGKILL" {
+	if attribute(t, line, "child") != "was killed by SIGKILL" {
 		t.Error(line)
 	}
 }
@@ -304,7 +304,7 @@ func TestDockerTheServerHasTakenEveryProcessThereIs(t *testing.T) {
 	dockerDoes(t, "kill", "-s", "TERM", c.name)
 	answers(t, url+"/readyz", 503)
 	c.exits(4)
-	c.logs("stopped: ")
+	c.logs(`drainit: stopped"`)
 }
 
 func TestDockerSharedPIDNamespace(t *testing.T) {
@@ -364,7 +364,7 @@ func TestDockerFastAPIUnderUvicorn(t *testing.T) {
 	if code := c.wait(); code != 0 && code != 143 {
 		t.Errorf("exit code %d", code)
 	}
-	c.logs("stopped: ")
+	c.logs(`drainit: stopped"`)
 }
 
 // A Docker daemon of the test's own, with drainit for docker-init.
@@ -423,5 +423,5 @@ func TestDockerRunInit(t *testing.T) {
 	p.says("ready")
 	dockerDoes(t, "-H", host, "stop", "init")
 	p.exits(9)
-	p.logs("stopped: ")
+	p.logs(`drainit: stopped"`)
 }

@@ -28,8 +28,8 @@ func TestExitCodesAreTheChilds(t *testing.T) {
 			t.Parallel()
 			p := start(t, setup{}, "--", testchild, "exit", fmt.Sprint(code))
 			p.exits(code)
-			if s := p.err.String() + p.out.String(); s != "" {
-				t.Errorf("a child that ends by itself costs no line: %s", s)
+			if n := p.err.count(`drainit: ended"`); n != min(code, 1) || p.err.count("level=WARN") > 0 || p.out.String() != "" {
+				t.Errorf("%d lines about the end, want one at INFO if the code is not 0: %s%s", n, p.err, p.out)
 			}
 		})
 	}

@@ -268,5 +268,5 @@ func TestDroppedLinesAreCountedOnceSomebodyReadsAgain(t *testing.T) {
 	})
 	p.signal(unix.SIGTERM)
 	p.exits(2)
-	read.wait(t, "stopped: ")
+	read.wait(t, `drainit: stopped"`)
 }

@@ -51,7 +51,7 @@ func TestLastWords(t *testing.T) {
 			`the child exited with code 7 by itself after \S+s`},
 		{"died by a signal of its own", nil, []string{"--", "TESTCHILD", "die", "6"}, nil, 134,
 			`the child was killed by SIGABRT after \S+s`},
-		{"killed by somebody", nil, []string{"--", "TESTCHILD", "die", "9"}, nil, 137,
+		{"killed from outside", nil, []string{"--", "TESTCHILD", "die", "9"}, nil, 137,
 			`the child was killed by SIGKILL after \S+s; not by drainit: the memory limit, the kubelet or a person`},
 		{"asked and finished", quickly, []string{"--", "TESTCHILD", "signals", "-exit", "15:0", "-after", "200ms"}, sigterm, 0,
 			`asked to stop by SIGTERM and finished in \S+s: SIGTERM was forwarded after \S+s \(window\), the child exited with code 0 \S+s later`},
@@ -60,13 +60,13 @@ func TestLastWords(t *testing.T) {
 			p.signal(term)
 			p.logs("stop asked for")
 			p.signal(unix.SIGHUP)
-		}, 129, `asked to stop by SIGTERM; the child was killed by SIGHUP \S+s later, before any signal was forwarded`},
+		}, 129, `asked to stop by SIGTERM; the child was killed by SIGHUP \S+s later, before any signal was forwarded; what it left behind ended \S+s later: \S+ \(pid \d+\)`},
 		{"killed at the deadline", quickly, []string{"--", "TESTCHILD", "signals", "-second"}, sigterm, 137,
-			`asked to stop by SIGTERM; SIGTERM was forwarded after \S+s and not finished \S+s later: killed at the deadline with 2 processes left; only the command itself was signalled: .*DRAINIT_SIGNAL_SCOPE=group`},
+			`asked to stop by SIGTERM; SIGTERM was forwarded after \S+s \(window\) and the child had not ended \S+s later: killed at the deadline, still running: testchild \(pid \d+\), \S+ \(pid \d+\); only the command itself was signalled: .*DRAINIT_SIGNAL_SCOPE=group`},
 		{"remapped", append([]string{"EXIT_CODES=143=0"}, quickly...), []string{"--", "TESTCHILD", "die", "15"}, nil, 0,
 			`the child was killed by SIGTERM after \S+s \(reported as 0, as DRAINIT_EXIT_CODES says\)`},
 		{"what was left behind was killed", []string{"ORPHAN_GRACE=200ms"}, []string{"--", "TESTCHILD", "leave", "-ignore", "-exit", "4"}, nil, 4,
-			`the child exited with code 4 by itself after \S+s; what it left behind was killed with 1 process left`},
+			`the child exited with code 4 by itself after \S+s; of what it left behind was killed \S+s later, at the end of DRAINIT_ORPHAN_GRACE: \S+ \(pid \d+\)`},
 		{"not found", nil, []string{"--", "no-such-server"}, nil, 127, `(?s).*no-such-server.*PATH.*`},
 		{"not executable", nil, []string{"--", "/etc/passwd"}, nil, 126, `(?s).*/etc/passwd.*chmod \+x.*`},
 		{"bad configuration", []string{"GRACE_PERIOD=30x", "LOG_LEVEL=loud"}, []string{"--", "true"}, nil, 125,

@@ -81,7 +81,7 @@ func TestGunicornSaysWhenItIsReady(t *testing.T) {
 		t.Errorf("within the window it answers %d %q", code, body)
 	}
 	w.exits(0)
-	if got := w.logs("stopped: "); !strings.Contains(got, "Gunicorn arbiter booted") {
+	if got := w.logs(`drainit: stopped"`); !strings.Contains(got, "Gunicorn arbiter booted") {
 		t.Errorf("the last status is not among the last words: %s", got)
 	}
 }
@@ -113,7 +113,7 @@ func TestHAProxySaysWhenItIsReady(t *testing.T) {
 	began := time.Now()
 	w.deliver(term)
 	w.wait()
-	t.Logf("stopped in %s: %s", time.Since(began).Round(time.Millisecond), w.logs("stopped: "))
+	t.Logf("stopped in %s: %s", time.Since(began).Round(time.Millisecond), w.logs(`drainit: stopped"`))
 	if n := w.err.count("SIGKILL to everything"); n != 0 {
 		t.Errorf("killed: %s", w.err)
 	}

@@ -174,7 +174,7 @@ func TestFastAPIUnderUvicorn(t *testing.T) {
 	if d := p.ended.Sub(finished); d > 3*time.Second {
 		t.Errorf("ended %s after the last request", d)
 	}
-	if got := attribute(t, p.logs("stopped: "), "code"); got != fmt.Sprint(p.code) {
+	if got := attribute(t, p.logs(`drainit: stopped"`), "code"); got != fmt.Sprint(p.code) {
 		t.Errorf("the summary says code %s, it is %d", got, p.code)
 	}
 }
@@ -214,7 +214,7 @@ http {
 		stop: func() { p.signal(unix.SIGTERM) },
 	}.run(t)
 	p.exits(0)
-	if sent := attribute(t, p.logs("stopped: "), "sent"); sent != "SIGQUIT" {
+	if sent := attribute(t, p.logs(`drainit: stopped"`), "sent"); sent != "SIGQUIT" {
 		t.Errorf("nginx was sent %s", sent)
 	}
 }

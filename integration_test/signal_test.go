@@ -198,8 +198,11 @@ func TestASignalThatMayBeTheImagesIsHintedAt(t *testing.T) {
 	p.says("got 28")
 	p.signal(unix.SIGQUIT)
 	p.exits(3)
-	if n := p.err.count("DRAINIT_STOP_ON"); n != 1 {
+	if n := p.err.count("forwarded at once; if it is"); n != 1 {
 		t.Errorf("%d hints, want 1: %s", n, p.err)
+	}
+	if end := p.logs(`drainit: ended"`); !strings.Contains(end, "level=WARN") || !strings.Contains(end, "DRAINIT_STOP_ON") {
+		t.Errorf("the end is no warning with the cure: %s", end)
 	}
 }
 

@@ -29,8 +29,8 @@ func TestAStopTakesTheTimeItNeedsAndSaysSo(t *testing.T) {
 	}
 	p.exits(3)
 	about(t, "ended", p.ended.Sub(asked), 1500*time.Millisecond)
-	summary := p.logs("stopped: ")
-	if attribute(t, summary, "code") != "3" || attribute(t, summary, "asked_by") != "SIGTERM" || attribute(t, summary, "sent") != "SIGTERM" {
+	summary := p.logs(`drainit: stopped"`)
+	if attribute(t, summary, "code") != "3" || attribute(t, summary, "by") != "SIGTERM" || attribute(t, summary, "sent") != "SIGTERM" {
 		t.Errorf("summary: %s", summary)
 	}
 	about(t, "draining", duration(t, summary, "draining"), time.Second)

@@ -99,7 +99,7 @@ func (r *record) attrs() []any {
 		attrs = append(attrs, clientAttrs(r.atSignal)...)
 	}
 	for _, p := range []Phase{Draining, Stopping, Killing} {
-		if r.spent[p] > 0 {
+		if round(r.spent[p]) > 0 {
 			attrs = append(attrs, p.String(), round(r.spent[p]))
 		}
 	}
