@@ -121,6 +121,11 @@ var lateCases = []scenario{
 		rows:    by(soon, "idle"),
 	},
 	{
+		name: "a client that reads no more", kind: late, server: plain, warm: 6 * time.Second,
+		traffic: func(w *world) { w.stalled() },
+		rows:    by(soon, "idle"),
+	},
+	{
 		name: "redis BLPOP", kind: late, server: redis, warm: 6 * time.Second,
 		traffic: func(w *world) { w.blpop(5, 0) },
 		rows:    by(soon, "quiet", "idle"),

@@ -169,6 +169,16 @@ var steadyCases = []scenario{
 		traffic: func(w *world) { w.corpse("/?kb=20000") },
 		rows:    by(soon, "idle"),
 	},
+	{
+		name: "a shutdown of 15 s beside a client that reads no more", kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
+		traffic: func(w *world) { w.stalled() },
+		rows:    by(soon, "idle"),
+	},
+	{
+		name: "a shutdown of 15 s beside idle connections", kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
+		traffic: func(w *world) { w.spares(5) },
+		rows:    by(soon, "idle"),
+	},
 }
 
 func losslessBy(latest time.Duration, until ...string) []row {

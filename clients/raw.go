@@ -81,6 +81,27 @@ func (w *world) corpse(target string) {
 	})
 }
 
+// stalled asks for something long, and reads no more of it: its kernel goes on
+// answering that its window is closed.
+func (w *world) stalled() {
+	w.clients.Go(func() {
+		c, err := w.dial(clientIP(0))
+		if err == nil {
+			err = smallBuffer(c)
+		}
+		if err == nil {
+			w.until(-3 * time.Second)
+			_, err = io.WriteString(c, "GET /?kb=20000 HTTP/1.1\r\nHost: server\r\n\r\n")
+		}
+		if err != nil {
+			w.record("a client that stalls", time.Now(), err)
+			return
+		}
+		<-w.over
+		c.Close()
+	})
+}
+
 // crawl reads an answer of 1.5 MB at a pace that ends so long after t0.
 func (w *world) crawl(n int, end time.Duration) {
 	for i := range n {
