@@ -38,7 +38,7 @@ type Config struct {
 	SignalScope    scope        `envconfig:"DRAINIT_SIGNAL_SCOPE" default:"child"`
 	SignalMap      signalMap    `envconfig:"DRAINIT_SIGNAL_MAP"`
 	ExitCodes      codeMap      `envconfig:"DRAINIT_EXIT_CODES"`
-	OrphanGrace    duration     `envconfig:"DRAINIT_ORPHAN_GRACE" default:"5s"`
+	OrphanGrace    duration     `envconfig:"DRAINIT_ORPHAN_GRACE"`
 	ReadyCheck     readyCheck   `envconfig:"DRAINIT_READY_CHECK" default:"listen"`
 	ReadyInterval  duration     `envconfig:"DRAINIT_READY_INTERVAL" default:"1s"`
 	ReadyTimeout   duration     `envconfig:"DRAINIT_READY_TIMEOUT" default:"1s"`
@@ -138,6 +138,7 @@ func (c *Config) derive() {
 	c.DrainWindow.setDefault(min(5*time.Second, fraction(budget, 3)))
 	c.StopReserve.setDefault(min(10*time.Second, fraction(budget, 3)))
 	c.KillMargin.setDefault(min(2*time.Second, fraction(budget, 10)))
+	c.OrphanGrace.setDefault(5 * time.Second)
 }
 
 // fraction returns an nth of the budget, in milliseconds that people can read.
@@ -253,12 +254,13 @@ func (c *Config) suggestBudget() string {
 func (c *Config) policy() supervisor.Policy {
 	return supervisor.Policy{
 		Timeline: supervisor.Timeline{
-			Grace:        c.GracePeriod.Duration,
-			Window:       c.DrainWindow.Duration,
-			Reserve:      c.StopReserve.Duration,
-			Margin:       c.KillMargin.Duration,
-			UnreadyDelay: c.UnreadyDelay.Duration,
-			OrphanGrace:  c.OrphanGrace.Duration,
+			Grace:          c.GracePeriod.Duration,
+			Window:         c.DrainWindow.Duration,
+			Reserve:        c.StopReserve.Duration,
+			Margin:         c.KillMargin.Duration,
+			UnreadyDelay:   c.UnreadyDelay.Duration,
+			OrphanGrace:    c.OrphanGrace.Duration,
+			OrphanGraceSet: c.OrphanGrace.given,
 		},
 		Until:       c.DrainUntil.value,
 		StopOn:      c.StopOn.signals,

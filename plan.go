@@ -81,6 +81,16 @@ var conditions = map[sockets.Until]string{
 	sockets.Closed: "no new connection arrives and none is open",
 }
 
+// orphanRemark says how long processes have that outlive the child.
+func orphanRemark(t supervisor.Timeline) string {
+	if t.OrphanGraceSet {
+		return fmt.Sprintf("processes that the child leaves behind get %s more, "+
+			"and no longer than until SIGKILL", t.OrphanGrace)
+	}
+	return fmt.Sprintf("processes that the child leaves behind have until SIGKILL, "+
+		"or %s if it ended by itself", t.OrphanGrace)
+}
+
 // remarks returns the rest of the plan, a line each.
 func (c *Config) remarks(t supervisor.Timeline) []string {
 	lines := []string{fmt.Sprintf("the budget of %s must be the runtime's: "+
@@ -92,8 +102,7 @@ func (c *Config) remarks(t supervisor.Timeline) []string {
 			c.ReadyCheck.condition(), c.HealthAddr))
 	}
 	if t.OrphanGrace > 0 {
-		lines = append(lines,
-			fmt.Sprintf("processes that the child leaves behind get %s more", t.OrphanGrace))
+		lines = append(lines, orphanRemark(t))
 	}
 	return lines
 }
