@@ -58,6 +58,8 @@ func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
 		return
 	}
 	switch {
+	case l.stop.neverReady && l.stop.extendedUntil.IsZero() && noClients(v):
+		l.decideToForward("never ready")
 	case l.Until == sockets.Window:
 	case v.Blind && !last.Blind:
 		l.Log.Warn("can't count clients: the window alone decides", "error", v.Err)
@@ -66,6 +68,13 @@ func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
 	case v.Known && !last.Known:
 		l.logWaiting()
 	}
+}
+
+// noClients reports whether no client has been seen, before the stop or since.
+// Nothing was routed then to a container that has never been ready, as in a
+// rollout that is rolled back or in a crash loop: the window would serve nothing.
+func noClients(v sockets.Verdict) bool {
+	return v.Known && !v.Blind && v.Open == 0 && v.InFlight == 0 && v.Queued == 0 && v.Rate == 0
 }
 
 // logWaiting reports what the stop waits for, and for how long at most.

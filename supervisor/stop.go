@@ -11,6 +11,7 @@ import (
 type stop struct {
 	at         time.Time // t0
 	by         string    // what asked for it
+	neverReady bool      // at t0
 	stillReady bool      // UNREADY_DELAY keeps /readyz at 200
 	prestop    bool      // begun by prestop; the signal it announces has not come
 	received   unix.Signal
@@ -36,6 +37,7 @@ func (l *loop) begin(by string) {
 		return
 	}
 	l.stop.at, l.stop.by = time.Now(), by
+	l.stop.neverReady = !l.readiness.started
 	l.stop.stillReady = l.phase == Ready && l.Timeline.UnreadyDelay > 0
 	l.watchClients() // before DRAIN_SIGNAL: the child may close its listeners on that
 	if l.OnStop != nil {

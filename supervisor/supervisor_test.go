@@ -30,7 +30,7 @@ var (
 	readyAtOnce = act{0, ready}
 	termAtOnce  = act{0, term}
 
-	met     = sockets.Verdict{Met: true, Known: true}
+	met     = sockets.Verdict{Met: true, Known: true, Rate: 1}
 	waiting = sockets.Verdict{Known: true, Open: 3, InFlight: 1, Waiting: "1 request"}
 	blind   = sockets.Verdict{Blind: true, Err: errors.New("no netlink")}
 )
@@ -389,6 +389,21 @@ func TestDrainUntil(t *testing.T) {
 	runAll(t, []scenario{
 		{name: "window is not decided by the clients", acts: []act{termAtOnce, {s, waiting}, {2 * s, met}, {3 * s, blind}},
 			want: []string{"5s SIGTERM", "5s watch rarely", "5s end 0"}},
+		{name: "a container that was never ready and has no clients is told at once",
+			acts: []act{{0, unready}, {s, term}, {1100 * time.Millisecond, sockets.Verdict{Known: true}}},
+			want: []string{"1.1s SIGTERM", "1.1s watch rarely", "1.1s end 0"}},
+		{name: "one that has clients is not, ready or not",
+			acts: []act{{0, unready}, {s, term}, {1100 * time.Millisecond, waiting}},
+			want: []string{"6s SIGTERM", "6s watch rarely", "6s end 0"}},
+		{name: "nor one that had some before",
+			acts: []act{{0, unready}, {s, term}, {1100 * time.Millisecond, sockets.Verdict{Known: true, Rate: 0.1}}},
+			want: []string{"6s SIGTERM", "6s watch rarely", "6s end 0"}},
+		{name: "nor one whose clients can't be counted",
+			acts: []act{{0, unready}, {s, term}, {1100 * time.Millisecond, blind}},
+			want: []string{"6s SIGTERM", "6s watch rarely", "6s end 0"}},
+		{name: "one that was ready once has its window",
+			acts: []act{readyAtOnce, {0, unready}, {s, term}, {1100 * time.Millisecond, sockets.Verdict{Known: true}}},
+			want: []string{"0s ready", "0s not ready", "6s SIGTERM", "6s watch rarely", "6s end 0"}},
 		{name: "window alone", acts: []act{termAtOnce}, want: []string{"5s SIGTERM", "5s watch rarely", "5s end 0"}},
 		{name: "met after the window forwards in that instant", options: until, acts: []act{termAtOnce, {6 * s, waiting}, {7300 * time.Millisecond, met}},
 			want: watch("7.3s SIGTERM", "7.3s watch rarely", "7.3s end 0")},
