@@ -422,3 +422,12 @@ func freePorts() (int, error) {
 	}
 	return 0, errors.New("no free ports")
 }
+
+// dialRPC returns a client of one address.
+func dialRPC(addr string) (grpc_testing.TestServiceClient, error) {
+	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry())
+	if err != nil {
+		return nil, err
+	}
+	return grpc_testing.NewTestServiceClient(conn), nil
+}

@@ -13,12 +13,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -37,30 +41,106 @@ func command(ctx context.Context, args []string) error {
 		return fmt.Errorf("say run, quick, mutants, kubernetes or report")
 	}
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
+	parallel := flags.Int("parallel", 4*runtime.NumCPU(), "how many servers are tried at the same time")
+	only := flags.String("only", "", "only the cells whose names match this regular `expression`")
+	binary := flags.String("drainit", "", "this `program` in place of the repository's")
+	limit := flags.Duration("limit", 24*time.Minute, "end after this time, whatever is left to do")
+	restarts := flags.Int("restarts", 0, "of each cell, in place of the usual number")
+	out := flags.String("out", filepath.Join("..", "docs", "proof"), "the `folder` of pictures and raw results; the report is beside it")
+	flags.Parse(args[1:])
+	m := measurement{parallel: *parallel, drainit: *binary, limit: *limit, out: *out}
 	switch args[0] {
-	case "try":
-		name := flags.String("server", "Go", "")
-		w := flags.String("way", "drainit closed", "")
-		p := flags.String("plan", "haproxy", "")
-		delay := flags.Duration("delay", 2*time.Second, "")
-		n := flags.Int("restarts", 3, "")
-		flags.Parse(args[1:])
-		return try(ctx, cell{server: serverNamed(*name), way: wayNamed(*w), plan: plan{*p, *delay}, restarts: *n, limit: time.Hour})
+	case "run":
+		m.cells = matching(full.cells(), *only, *restarts)
+		return m.run(ctx)
+	case "quick":
+		m.cells = matching(quick(), *only, *restarts)
+		return m.quick(ctx)
+	case "mutants":
+		return m.mutants(ctx)
+	case "report":
+		return writeReport(*out)
 	}
 	return fmt.Errorf("%s: say run, quick, mutants, kubernetes or report", args[0])
 }
 
-func try(ctx context.Context, c cell) error {
-	e, clean, err := prepare(ctx, "")
+// measurement is a run of some cells.
+type measurement struct {
+	cells    []cell
+	parallel int
+	drainit  string
+	limit    time.Duration
+	out      string
+}
+
+// matching returns the cells whose names match expr, with another number of
+// restarts if that is not 0.
+func matching(cells []cell, expr string, restarts int) (some []cell) {
+	re := regexp.MustCompile(expr)
+	for _, c := range cells {
+		if re.MatchString(c.name()) {
+			if restarts != 0 {
+				c.restarts = restarts
+			}
+			some = append(some, c)
+		}
+	}
+	return some
+}
+
+// run measures everything and writes the report.
+func (m measurement) run(ctx context.Context) error {
+	began := time.Now()
+	j, err := newJournal(filepath.Join(m.out, "results.jsonl"))
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, m.limit)
+	defer cancel()
+	e, clean, err := prepare(ctx, m.drainit)
 	if err != nil {
 		return err
 	}
 	defer clean()
-	records, _, err := c.run(ctx, e)
-	for _, r := range records {
-		fmt.Printf("%+v\n", r)
+	env := where("make proof", m.parallel)
+	runAll(limited, e, m.cells, m.parallel, j)
+	env.Took = time.Since(began).Round(time.Second).String()
+	j.write(line{Environment: &env})
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
-	return err
+	return writeReport(m.out)
+}
+
+// quick fails if a row loses that must not, or if none loses that must.
+func (m measurement) quick(ctx context.Context) error {
+	e, clean, err := prepare(ctx, m.drainit)
+	if err != nil {
+		return err
+	}
+	defer clean()
+	r := runAll(ctx, e, m.cells, min(m.parallel, 6), nil)
+	if len(r.errors) > 0 {
+		return errors.New(strings.Join(r.errors, "; "))
+	}
+	return verdict(r)
+}
+
+func verdict(r *results) error {
+	var wrong []string
+	for _, w := range r.rows() {
+		lost := total(w.lost)
+		switch {
+		case w.until != "" && w.harm() > 0:
+			wrong = append(wrong, fmt.Sprintf("%s, %s: %s, of %s", w.server, w.way, shown(w), kindsOf(w)))
+		case w.until == "" && lost == 0:
+			wrong = append(wrong, fmt.Sprintf("%s, %s lost nothing: this has shown nothing", w.server, w.way))
+		}
+	}
+	if wrong != nil {
+		return errors.New(strings.Join(wrong, "\n"))
+	}
+	return nil
 }
 
 // prepare builds what containers are made of. drainit is a program to use in
@@ -108,11 +188,13 @@ func compileJava(ctx context.Context, dir string) error {
 }
 
 // build compiles a package of this directory, statically.
-func build(ctx context.Context, what, out, pkg string) error {
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, pkg)
-	if pkg == ".." {
-		c.Dir, c.Args[len(c.Args)-1] = "..", "."
+func build(ctx context.Context, what, out, pkg string, options ...string) error {
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out)
+	c.Args = append(c.Args, options...)
+	if pkg == ".." { // another module
+		c.Dir, pkg = "..", "."
 	}
+	c.Args = append(c.Args, pkg)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w\n%s", what, err, text)

@@ -97,6 +97,13 @@ var servers = []server{
 		speaks(postgres{}).describe("cuts sessions"),
 }
 
+// plainGo and channels are the first without gRPC and with nothing else, for
+// the table of balancers.
+var (
+	plainGo  = httpServer("Go, HTTP", "idle", "/server").describe(dies)
+	channels = httpServer("Go, gRPC clients", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).describe(dies).asked([]string{"unary", "rpcs"})
+)
+
 const startPostgres = `PATH=$PATH:/usr/lib/postgresql/15/bin PGDATA=/tmp/pg
 [ -d $PGDATA ] || { initdb --no-sync -A trust >/dev/null && echo 'host all all all trust' >>$PGDATA/pg_hba.conf; }
 exec postgres -D $PGDATA -p 8080 -h 0.0.0.0 -k /tmp -F`

@@ -6,6 +6,8 @@
 //	GET  /slow?ms=2000   an answer that takes that long
 //	GET  /stream?ms=5000 a line every 200 ms for that long, and "done"
 //	GET  /ws             a WebSocket that echoes
+//	GET  /alive          200, until
+//	POST /sicken         has been asked for: 500
 //
 // The gRPC service is grpc.testing.TestService, which answers once or streams.
 // By default SIGTERM ends it in the middle of whatever it is doing.
@@ -21,6 +23,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +37,7 @@ func main() {
 	addr := flag.String("addr", ":8080", "`host:port` of HTTP")
 	rpc := flag.String("grpc", "", "`host:port` of gRPC; none by default")
 	onTerm := flag.String("on-term", "die", "`what` to do on SIGTERM: die or graceful (Shutdown, GracefulStop)")
+	delay := flag.Duration("start-delay", 0, "`time` to pass before it listens, as real servers load and connect")
 	work := flag.Bool("work", false, "be a worker without a port: one job a second, SIGTERM ends the last")
 	flag.Parse()
 	log.SetFlags(0)
@@ -41,6 +45,7 @@ func main() {
 	if *onTerm == "graceful" {
 		signal.Notify(term, syscall.SIGTERM)
 	}
+	time.Sleep(*delay)
 	if *work {
 		jobs(term)
 		return
@@ -108,6 +113,13 @@ func handler() http.Handler {
 		fmt.Fprintln(w, "done")
 	})
 	mux.HandleFunc("/ws", echo)
+	var sick atomic.Bool
+	mux.HandleFunc("POST /sicken", func(w http.ResponseWriter, r *http.Request) { sick.Store(true) })
+	mux.HandleFunc("GET /alive", func(w http.ResponseWriter, r *http.Request) {
+		if sick.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
 	return mux
 }
 

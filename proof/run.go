@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+var (
+	headline  = plan{"haproxy", 2 * time.Second}
+	balancers = []plan{
+		{"haproxy-checks", 0}, {"nginx", 2 * time.Second},
+		{"follow", 0}, {"follow", 2 * time.Second}, {"follow", 8 * time.Second}, {"follow", 20 * time.Second},
+	}
+)
+
+// effort is how much a run does.
+type effort struct {
+	headline, servers, balancers int           // restarts of each cell
+	limit                        time.Duration // of one cell
+}
+
+var full = effort{headline: 30, servers: 6, balancers: 6, limit: 8 * time.Minute}
+
+// cells are all of a full run, the long ones first.
+func (e effort) cells() (all []cell) {
+	for _, w := range slices.Backward(ways) {
+		for _, s := range servers[:2] {
+			all = append(all, cell{server: s, way: w, plan: headline, restarts: e.headline, limit: e.limit})
+		}
+	}
+	for _, p := range slices.Backward(balancers) {
+		for _, w := range []string{"drainit idle", "drainit quiet", "sleep 15", "sleep 5", "tini"} {
+			all = append(all, cell{server: plainGo, way: wayNamed(w), plan: p, restarts: e.balancers, limit: e.limit / 2})
+		}
+	}
+	for _, w := range []string{"drainit idle", "sleep 5", "tini"} {
+		all = append(all, cell{server: channels, way: wayNamed(w), plan: plan{"follow", 2 * time.Second}, restarts: e.balancers, limit: e.limit / 2})
+	}
+	for _, s := range servers[2:] {
+		for _, w := range []string{"drainit " + s.until, "sleep 5", "tini"} {
+			all = append(all, cell{server: s, way: wayNamed(w), plan: s.plan(), restarts: e.servers, limit: e.limit / 2})
+		}
+	}
+	return all
+}
+
+// quick are the rows that must lose nothing, and one that must lose.
+func quick() (all []cell) {
+	for _, n := range []string{"Go", "FastAPI on uvicorn", "node", "gunicorn --threads", "nginx"} {
+		s := serverNamed(n)
+		all = append(all, cell{server: s, way: wayNamed("drainit " + s.until), plan: s.plan(), restarts: replicas, limit: time.Minute})
+	}
+	return append(all, cell{server: serverNamed("node"), way: wayNamed("tini"), plan: headline, restarts: replicas, limit: time.Minute})
+}
+
+// plan returns the balancer that a server's row is measured with.
+func (s server) plan() plan {
+	switch {
+	case s.fcgi:
+		return plan{"nginx", 2 * time.Second}
+	case s.path == "":
+		return plan{"follow", 2 * time.Second}
+	}
+	return headline
+}
+
+// runAll runs cells, some at a time, until all have been run or there is no more
+// time. A cell that fails is reported and keeps nobody from going on.
+func runAll(ctx context.Context, e *engine, cells []cell, parallel int, j *journal) *results {
+	r := new(results)
+	var mu sync.Mutex
+	next := make(chan cell)
+	var workers sync.WaitGroup
+	done := 0
+	for range parallel {
+		workers.Go(func() {
+			for c := range next {
+				records, s, err := c.run(ctx, e)
+				mu.Lock()
+				done++
+				progress(done, len(cells), c, records, err)
+				r.restarts = append(r.restarts, records...)
+				r.strips = append(r.strips, s)
+				if err != nil {
+					r.errors = append(r.errors, err.Error())
+				}
+				mu.Unlock()
+				writeCell(j, records, s, err)
+			}
+		})
+	}
+	for _, c := range cells {
+		select {
+		case next <- c:
+		case <-ctx.Done():
+		}
+	}
+	close(next)
+	workers.Wait()
+	return r
+}
+
+func writeCell(j *journal, records []record, s strip, err error) {
+	if j == nil {
+		return
+	}
+	for _, x := range records {
+		if x.Stop > 0 {
+			j.write(line{Restart: &x})
+		}
+	}
+	if len(records) > 0 && (s.Server == servers[0].name || s.Server == servers[1].name) {
+		j.write(line{Strip: &s})
+	}
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		j.write(line{Error: err.Error()})
+	}
+}
+
+func progress(done, all int, c cell, records []record, err error) {
+	lost, sent := 0, 0
+	var stops []float64
+	for _, x := range records {
+		lost, sent = lost+x.lost(), sent+x.sent()
+		if x.Stop > 0 {
+			stops = append(stops, x.Stop)
+		}
+	}
+	fmt.Fprintf(os.Stderr, "%3d/%d  %-62s %5d of %6d lost in %2d restarts, median %.1f s\n", done, all, c.name(), lost, sent, len(stops), quantile(stops, 0.5))
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "         %v\n", err)
+	}
+}
