@@ -1,6 +1,10 @@
 # make         a static, stripped binary for this machine
 # make demo    what a restart loses without drainit and with it, measured
 # make clients what clients lose behind real servers, before and now: docs/clients.md
+# make proof   restarts real servers behind real balancers; writes docs/proof.md
+#              (25 minutes; Debian, root); proof-quick (2 minutes) checks the rows
+#              that lose nothing, proof-mutants that the rig would notice,
+#              proof-kubernetes does it in the cluster that kubectl points at
 # make test    installs what the tests need (Debian, root) and runs all of them
 # make lint    format, vet for all architectures, tidy, staticcheck, errorlint
 # make release VERSION=v1.2.3
@@ -30,7 +34,7 @@ BEFORE ?= 0e188c0
 RUN ?= .
 RUNS ?= 1
 
-.PHONY: drainit demo clients test lint vulnerabilities fuzz release clean
+.PHONY: drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release clean
 
 drainit:
 	$(BUILD) -o $@ .
@@ -44,6 +48,14 @@ clients: drainit
 	git archive $(BEFORE) | tar -x -C $$old/tree && \
 	(cd $$old/tree && $(BUILD) -buildvcs=false -o $$old/drainit .) && \
 	cd clients && $(GO) run . -before $$old/drainit -drainit ../drainit -run '$(RUN)' -n $(RUNS) $(CLIENTSFLAGS)
+
+proof:
+	proof/setup
+	cd proof && $(GO) run . run
+
+proof-quick proof-mutants proof-kubernetes:
+	proof/setup
+	cd proof && $(GO) run . $(@:proof-%=%)
 
 test:
 	scripts/test-setup

@@ -6,6 +6,7 @@
 //	proof quick       the rows that must lose nothing; fails if one does
 //	proof mutants     the same against a drainit that is broken on purpose
 //	proof kubernetes  through the Services of the cluster that kubectl points at
+//	proof load        what it runs in the cluster to send requests
 //	proof report      writes the report again from the raw results
 //
 // It needs Linux, root, Docker and the Debian packages of proof/setup.
@@ -47,6 +48,9 @@ func command(ctx context.Context, args []string) error {
 	limit := flags.Duration("limit", 24*time.Minute, "end after this time, whatever is left to do")
 	restarts := flags.Int("restarts", 0, "of each cell, in place of the usual number")
 	out := flags.String("out", filepath.Join("..", "docs", "proof"), "the `folder` of pictures and raw results; the report is beside it")
+	httpAddr := flags.String("http", "", "`host:port` of HTTP, for load")
+	rpcAddr := flags.String("grpc", "", "`host:port` of gRPC, for load")
+	kinds := flags.String("kinds", strings.Join(web, ","), "what load sends")
 	flags.Parse(args[1:])
 	m := measurement{parallel: *parallel, drainit: *binary, limit: *limit, out: *out}
 	switch args[0] {
@@ -58,8 +62,16 @@ func command(ctx context.Context, args []string) error {
 		return m.quick(ctx)
 	case "mutants":
 		return m.mutants(ctx)
+	case "kubernetes":
+		return m.kubernetes(ctx, os.Getenv("PROOF_LOAD"), *only, max(*restarts, 3))
+	case "load":
+		return load(ctx, *httpAddr, *rpcAddr, *kinds)
 	case "report":
-		return writeReport(*out)
+		_, err := os.Stat(filepath.Join(*out, clusterResults))
+		if err == nil {
+			err = writeClusterReport(*out)
+		}
+		return errors.Join(err, writeReport(*out))
 	}
 	return fmt.Errorf("%s: say run, quick, mutants, kubernetes or report", args[0])
 }
@@ -76,9 +88,8 @@ type measurement struct {
 // matching returns the cells whose names match expr, with another number of
 // restarts if that is not 0.
 func matching(cells []cell, expr string, restarts int) (some []cell) {
-	re := regexp.MustCompile(expr)
 	for _, c := range cells {
-		if re.MatchString(c.name()) {
+		if matches(expr, c.name()) {
 			if restarts != 0 {
 				c.restarts = restarts
 			}
@@ -87,6 +98,8 @@ func matching(cells []cell, expr string, restarts int) (some []cell) {
 	}
 	return some
 }
+
+func matches(expr, name string) bool { return regexp.MustCompile(expr).MatchString(name) }
 
 // run measures everything and writes the report.
 func (m measurement) run(ctx context.Context) error {

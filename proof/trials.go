@@ -1,0 +1,315 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// kubernetesWays are the ways of the page about Kubernetes.
+var kubernetesWays = []deployment{
+	{way: "none"},
+	{way: "tini", init: []string{"/tini", "--"}},
+	{way: "preStop sleep 5", init: []string{"/tini", "--"}, preStop: 5},
+	{way: "preStop sleep 15", init: []string{"/tini", "--"}, preStop: 15},
+	{way: "drainit", init: []string{"/drainit", "--"}},
+}
+
+// goServer and fastAPI complete a way to a deployment of three replicas.
+func goServer(d deployment, kinds ...string) deployment {
+	d.server, d.argv, d.kinds = "Go", []string{"/server", "-grpc", ":9090"}, kinds
+	return d.with("idle", "/quick")
+}
+
+func fastAPI(d deployment) deployment {
+	d.server, d.kinds = "FastAPI", with(web, "socket")
+	d.argv = []string{"/usr/bin/python3", "-m", "uvicorn", "asgi:app", "--host", "0.0.0.0", "--port", "8080", "--log-level", "critical"}
+	return d.with("closed", "/quick")
+}
+
+func (d deployment) with(until, path string) deployment {
+	d.replicas, d.surge, d.down, d.probe, d.path = replicas, "25%", "25%", "8080", path
+	d.env = map[string]string{"PATH": "/usr/bin:/bin"}
+	if d.drains() {
+		d.probe, d.path = "8099", "/readyz"
+		d.env["DRAINIT_DRAIN_UNTIL"] = until
+		d.way += " " + until
+	}
+	return d
+}
+
+// trials are all that is done to a cluster.
+func trials(rounds int) (all []trial) {
+	sockets := with(web, "socket")
+	for _, w := range kubernetesWays {
+		all = append(all, trial{goServer(w, sockets...), "rolling restart, dies on SIGTERM", rounds, rollout},
+			trial{fastAPI(w), "rolling restart, finishes on SIGTERM", rounds, rollout})
+	}
+	for _, i := range []int{1, 2, 4} {
+		w := kubernetesWays[i]
+		all = append(all, trial{goServer(w, "unary", "rpcs"), "rolling restart, gRPC", rounds, rollout},
+			trial{goServer(w, sockets...), "scale-down from 3 to 1", rounds, scaleDown},
+			trial{goServer(w, sockets...), "eviction of one, as a node drain does", rounds, evict})
+		sick := goServer(w, sockets...)
+		sick.liveness = true
+		all = append(all, trial{sick, "liveness restart of one", rounds, sicken})
+	}
+	return append(all, single(rounds)...)
+}
+
+// single are the trials of one replica, whose successor starts after it was
+// told to stop: then no endpoint is ready.
+func single(rounds int) (all []trial) {
+	for _, policy := range []string{"Cluster", "Local"} {
+		for _, delay := range []string{"", "0s", "15s"} {
+			w := kubernetesWays[1]
+			if delay != "" {
+				w = kubernetesWays[4]
+			}
+			d := goServer(w, "fresh", "slow")
+			d.replicas, d.surge, d.down, d.policy = 1, "0", "1", policy
+			d.argv = append(d.argv, "-start-delay", "3s")
+			if delay != "" {
+				d.env["DRAINIT_UNREADY_DELAY"] = delay
+				d.way += ", UNREADY_DELAY " + delay
+			}
+			all = append(all, trial{d, "one replica, maxSurge 0, externalTrafficPolicy " + policy, rounds, rollout})
+		}
+	}
+	return all
+}
+
+func rollout(ctx context.Context, c *cluster, d deployment) error {
+	if _, err := c.kubectl(ctx, "", "rollout", "restart", "deployment/app"); err != nil {
+		return err
+	}
+	_, err := c.kubectl(ctx, "", "rollout", "status", "deployment/app", "--timeout=180s")
+	return err
+}
+
+func scaleDown(ctx context.Context, c *cluster, d deployment) error {
+	if _, err := c.kubectl(ctx, "", "scale", "deployment/app", "--replicas=1"); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 300*time.Millisecond) {
+		if pods, err := c.pods(ctx); err == nil && len(pods) == 1 {
+			break
+		}
+	}
+	if _, err := c.kubectl(ctx, "", "scale", "deployment/app", fmt.Sprintf("--replicas=%d", d.replicas)); err != nil {
+		return err
+	}
+	_, err := c.kubectl(ctx, "", "rollout", "status", "deployment/app", "--timeout=180s")
+	return err
+}
+
+// evict does what `kubectl drain` does with each pod. The node stays
+// schedulable, so that this works with one node too.
+func evict(ctx context.Context, c *cluster, d deployment) error {
+	pods, err := c.pods(ctx)
+	if err != nil || len(pods) == 0 {
+		return errors.Join(err, errors.New("no pods"))
+	}
+	body := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, pods[0].Name, c.namespace)
+	_, err = c.kubectl(ctx, body, "create", "--raw", "/api/v1/namespaces/"+c.namespace+"/pods/"+pods[0].Name+"/eviction", "-f", "-")
+	return err
+}
+
+// sicken makes one server fail its liveness probe, and waits until its container
+// has been restarted.
+func sicken(ctx context.Context, c *cluster, d deployment) error {
+	pods, err := c.pods(ctx)
+	if err != nil || len(pods) == 0 {
+		return errors.Join(err, errors.New("no pods"))
+	}
+	p := pods[0]
+	a, err := http.Post(c.api+"/api/v1/namespaces/"+c.namespace+"/pods/"+p.Name+":8080/proxy/sicken", "text/plain", nil)
+	if err != nil {
+		return err
+	}
+	a.Body.Close()
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 300*time.Millisecond) {
+		pods, err := c.pods(ctx)
+		if err != nil {
+			continue
+		}
+		for _, q := range pods {
+			if q.Name == p.Name && q.Restarts > p.Restarts && q.Ready {
+				return nil
+			}
+		}
+	}
+	return errors.New("the container was not restarted in time")
+}
+
+// kubernetes runs all trials, some at a time, and writes the page.
+func (m measurement) kubernetes(ctx context.Context, hook, only string, rounds int) error {
+	if hook == "" {
+		return errors.New("say how an image gets to the nodes: PROOF_LOAD=COMMAND, which gets the image's name as its last argument, " +
+			"for example 'kind load docker-image', 'k3d image import' or 'docker push'")
+	}
+	began := time.Now()
+	c := &cluster{namespace: fmt.Sprintf("drainit-proof-%d", os.Getpid()), image: make(map[string]string), load: strings.Fields(hook)}
+	defer c.tearDown()
+	if err := c.setUp(ctx); err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, m.limit)
+	defer cancel()
+	records, errs := c.runTrials(limited, matchingTrials(trials(rounds), only), m.parallel)
+	env := whereCluster(ctx, c)
+	env.Took = time.Since(began).Round(time.Second).String()
+	if err := writeClusterResults(m.out, env, records, errs); err != nil {
+		return err
+	}
+	return errors.Join(ctx.Err(), writeClusterReport(m.out))
+}
+
+func matchingTrials(all []trial, expr string) (some []trial) {
+	for _, t := range all {
+		if matches(expr, t.name+", "+t.way) {
+			some = append(some, t)
+		}
+	}
+	return some
+}
+
+func (c *cluster) runTrials(ctx context.Context, all []trial, parallel int) (records []clusterRecord, errs []string) {
+	var mu sync.Mutex
+	var workers sync.WaitGroup
+	next := make(chan int)
+	for range parallel {
+		workers.Go(func() {
+			for i := range next {
+				own := *c
+				own.namespace = fmt.Sprintf("%s-%d", c.namespace, i)
+				got, err := own.try(ctx, all[i])
+				mu.Lock()
+				records = append(records, got...)
+				if err != nil {
+					errs = append(errs, fmt.Sprintf("%s, %s: %v", all[i].name, all[i].way, err))
+				}
+				progressTrial(all[i], got, err)
+				mu.Unlock()
+			}
+		})
+	}
+	for i := range all {
+		select {
+		case next <- i:
+		case <-ctx.Done():
+		}
+	}
+	close(next)
+	workers.Wait()
+	return records, errs
+}
+
+// try runs a trial in a namespace of its own.
+func (c *cluster) try(ctx context.Context, t trial) ([]clusterRecord, error) {
+	if out, err := exec.CommandContext(ctx, "kubectl", "create", "namespace", c.namespace).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("kubectl create namespace: %w: %s", err, out)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		exec.CommandContext(ctx, "kubectl", "delete", "namespace", c.namespace, "--wait=false").Run()
+	}()
+	return t.run(ctx, c)
+}
+
+func progressTrial(t trial, records []clusterRecord, err error) {
+	lost, sent := 0, 0
+	var stops []float64
+	for _, r := range records {
+		lost, sent = lost+record{Failed: r.Failed}.lost(), sent+record{Sent: r.Sent}.sent()
+		stops = append(stops, r.Stops...)
+	}
+	fmt.Fprintf(os.Stderr, "%-58s %-36s %5d of %6d lost in %d rounds, median stop %.1f s\n", t.name, t.way, lost, sent, len(records), quantile(stops, 0.5))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "    ", err)
+	}
+}
+
+// whereCluster describes the cluster.
+func whereCluster(ctx context.Context, c *cluster) environment {
+	e := where("make proof-kubernetes", 0)
+	e.Versions = map[string]string{"docker": e.Versions["docker"], "go": e.Versions["go"]}
+	e.Versions["Kubernetes"] = output("kubectl", "get", "nodes", "-o", "jsonpath={.items[0].status.nodeInfo.kubeletVersion}")
+	e.Versions["containers"] = output("kubectl", "get", "nodes", "-o", "jsonpath={.items[0].status.nodeInfo.containerRuntimeVersion}")
+	e.Versions["nodes"] = fmt.Sprint(len(strings.Fields(output("kubectl", "get", "nodes", "-o", "name"))))
+	e.Versions["kube-proxy"] = c.proxyMode()
+	e.Versions["lifecycle.stopSignal"] = c.stopSignal(ctx)
+	return e
+}
+
+// proxyMode asks kube-proxy itself, which says it to its own node only; with
+// more than one node, or another proxy, PROOF_PROXY may say it.
+func (c *cluster) proxyMode() string {
+	if s := os.Getenv("PROOF_PROXY"); s != "" {
+		return s
+	}
+	a, err := probes.Get("http://127.0.0.1:10249/proxyMode")
+	if err != nil {
+		return "unknown (PROOF_PROXY says it)"
+	}
+	defer a.Body.Close()
+	b := make([]byte, 64)
+	n, _ := a.Body.Read(b)
+	return string(b[:n])
+}
+
+// stopSignal reports what the API server makes of KEP-4960's field.
+func (c *cluster) stopSignal(ctx context.Context) string {
+	const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"stopsignal"},"spec":{"os":{"name":"linux"},"containers":[
+	{"name":"a","image":"a","lifecycle":{"stopSignal":"SIGQUIT"}}]}}`
+	out, err := c.kubectl(ctx, pod, "create", "--dry-run=server", "--validate=false", "-o", "json", "-f", "-")
+	var got struct {
+		Spec struct {
+			Containers []struct{ Lifecycle struct{ StopSignal string } }
+		}
+	}
+	switch {
+	case err != nil:
+		return "rejected"
+	case json.Unmarshal([]byte(out), &got) == nil && len(got.Spec.Containers) == 1 && got.Spec.Containers[0].Lifecycle.StopSignal != "":
+		return "known"
+	}
+	return "dropped by the API server (the feature gate ContainerStopSignals is off)"
+}
+
+type clusterLine struct {
+	Environment *environment   `json:"environment,omitempty"`
+	Round       *clusterRecord `json:"round,omitempty"`
+	Error       string         `json:"error,omitempty"`
+}
+
+const clusterResults = "results-kubernetes.jsonl"
+
+func writeClusterResults(dir string, env environment, records []clusterRecord, errs []string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(dir, clusterResults))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	out := json.NewEncoder(f)
+	out.Encode(clusterLine{Environment: &env})
+	for _, r := range records {
+		out.Encode(clusterLine{Round: &r})
+	}
+	for _, e := range errs {
+		out.Encode(clusterLine{Error: e})
+	}
+	return nil
+}
