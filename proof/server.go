@@ -104,7 +104,7 @@ var (
 	channels = httpServer("Go, gRPC clients", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).describe(dies).asked([]string{"unary", "rpcs"})
 )
 
-const startPostgres = `PATH=$PATH:/usr/lib/postgresql/15/bin PGDATA=/tmp/pg
+const startPostgres = `export PATH=$PATH:/usr/lib/postgresql/15/bin PGDATA=/tmp/pg
 [ -d $PGDATA ] || { initdb --no-sync -A trust >/dev/null && echo 'host all all all trust' >>$PGDATA/pg_hba.conf; }
 exec postgres -D $PGDATA -p 8080 -h 0.0.0.0 -k /tmp -F`
 
