@@ -1,0 +1,4 @@
+// Empty is what starting the Go runtime costs.
+package main
+
+func main() {}
