@@ -32,33 +32,41 @@ func measureBinary(b *bench) error {
 // measureStart compares each init's run of true with that of true alone in the
 // same round.
 func measureStart(b *bench) error {
-	const row = "start-up"
+	const row, cpu = "start-up", "start-up: CPU"
 	if !b.wants(row) {
 		return nil
 	}
 	env, _ := environment()
 	alone := candidate{"", nil}
-	all, err := rounds(b.times(200), slices.Concat([]candidate{alone}, b.inits, b.floors), func(c candidate) (float64, error) {
-		return took(append(slices.Clip(c.argv), "/bin/true"), env)
+	cpus := make(map[string][]float64)
+	times, err := rounds(b.times(200), slices.Concat([]candidate{alone}, b.inits, b.floors), func(c candidate) (float64, error) {
+		elapsed, used, err := took(append(slices.Clip(c.argv), "/bin/true"), env)
+		cpus[c.name] = append(cpus[c.name], used)
+		return elapsed, err
 	})
 	if err != nil {
 		return err
 	}
+	b.report.add(row, "ms", "what the init adds to the run of `true`", b.less(times, alone.name))
+	b.report.add(cpu, "ms", "CPU time of the same", b.less(cpus, alone.name))
+	return nil
+}
+
+// less returns what each value is above that of alone in the same round. The
+// empty program runs nothing else, so its own are returned.
+func (b *bench) less(all map[string][]float64, alone string) map[string][]float64 {
 	added := make(map[string][]float64)
 	for name, values := range all {
-		if name == alone.name {
-			continue
-		}
 		for i, v := range values {
-			if name == b.floors[0].name { // it runs by itself
-				added[name] = append(added[name], v)
-				continue
+			if name != b.floors[0].name {
+				v -= all[alone][i]
 			}
-			added[name] = append(added[name], v-all[alone.name][i])
+			if name != alone {
+				added[name] = append(added[name], v)
+			}
 		}
 	}
-	b.report.add(row, "ms", "what the init adds to the run of `true`", added)
-	return nil
+	return added
 }
 
 // measureSystemCalls counts those of a start, all threads and the child's fork

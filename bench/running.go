@@ -110,18 +110,26 @@ func asPID1(argv, env []string) error {
 	return err
 }
 
-// took runs argv to its end and returns the milliseconds that took.
-func took(argv, env []string) (float64, error) {
+// took runs argv to its end and returns the milliseconds that took, and those
+// of CPU time that it and its children used.
+func took(argv, env []string) (elapsed, cpu float64, err error) {
 	began := time.Now()
 	pid, err := spawn(argv, env, nil)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	code, err := wait(pid)
-	if err == nil && code != 0 {
-		err = fmt.Errorf("%v: exit code %d", argv, code)
+	var status unix.WaitStatus
+	var usage unix.Rusage
+	for {
+		if _, err = unix.Wait4(pid, &status, 0, &usage); !errors.Is(err, unix.EINTR) {
+			break
+		}
 	}
-	return float64(time.Since(began).Microseconds()) / 1000, err
+	elapsed = float64(time.Since(began).Microseconds()) / 1000
+	if err == nil && status.ExitStatus() != 0 {
+		err = fmt.Errorf("%v: exit code %d", argv, status.ExitStatus())
+	}
+	return elapsed, float64(usage.Utime.Nano()+usage.Stime.Nano()) / 1e6, err
 }
 
 // output runs a program that is part of the measuring.
