@@ -4,10 +4,11 @@ package cgroup
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/drainit/drainit/internal/proc"
 )
 
 // root is where control groups are mounted in containers.
@@ -17,7 +18,7 @@ const root = "/sys/fs/cgroup"
 // so far: oom_kill in memory.events (cgroup v2) or in memory.oom_control (v1,
 // since Linux 4.13). It returns an error if the kernel reports neither.
 func OOMKills() (uint64, error) {
-	self, err := os.ReadFile("/proc/self/cgroup")
+	self, err := proc.ReadFile("/proc/self/cgroup", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -44,7 +45,7 @@ func oomKills(root, self string) (uint64, error) {
 			continue
 		}
 		for _, dir := range []string{filepath.Join(base, parts[2]), base} {
-			if data, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
+			if data, err := proc.ReadFile(filepath.Join(dir, file), nil); err == nil {
 				if n, err := field(data, "oom_kill"); err == nil {
 					return n, nil
 				}

@@ -5,9 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
+
+	"github.com/drainit/drainit/internal/proc"
 )
 
 // passiveOpens returns the number of connections the network namespace has ever
@@ -165,38 +166,12 @@ func number(b []byte, base uint64) (n uint64, ok bool) {
 	return n, true
 }
 
-// readFile reads a file of /proc into buf, grows it as needed and returns it.
-func readFile(name string, buf []byte) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return buf[:0], err
-	}
-	defer f.Close()
-	if cap(buf) == 0 {
-		buf = make([]byte, 0, 4<<10)
-	}
-	buf = buf[:0]
-	for {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := f.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if err == io.EOF {
-			return buf, nil
-		}
-		if err != nil {
-			return buf, err
-		}
-	}
-}
-
 // tables reads the tables of both families. A kernel without IPv6 has no second
 // table.
 func tables(buf []byte, visit func(*socket)) ([]byte, error) {
 	for _, name := range [...]string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		var err error
-		buf, err = readFile(name, buf)
+		buf, err = proc.ReadFile(name, buf)
 		if errors.Is(err, os.ErrNotExist) && name == "/proc/net/tcp6" {
 			return buf, nil
 		}

@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/drainit/drainit/internal/proc"
 	"golang.org/x/sys/unix"
 )
 
@@ -123,7 +124,7 @@ func New(o Options) *Counter {
 }
 
 func readOpens(buf []byte) (uint64, []byte, error) {
-	buf, err := readFile("/proc/net/snmp", buf)
+	buf, err := proc.ReadFile("/proc/net/snmp", buf)
 	if err != nil {
 		return 0, buf, err
 	}
