@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"os/signal"
-	"reflect"
 	"slices"
 
 	"github.com/drainit/drainit/supervisor"
@@ -38,57 +37,77 @@ func unusable(s unix.Signal) string {
 }
 
 // notifySignals catches every signal that can be caught, and delivers SIGCHLD
-// on a channel of its own.
-//
-// Each signal has a slot, so that a storm of one can't push out another; two of
-// the same that are pending at once merge, as they do in the kernel. SIGCHLD's
-// edges may merge in their channel: Reap collects every exit. SIGPIPE is caught
-// so that writing to a closed stderr does not end PID 1, and discarded; to
-// ignore it instead would have the child inherit that.
+// on a channel of its own. SIGPIPE is caught so that writing to a closed stderr
+// does not end PID 1, and discarded; to ignore it instead would have the child
+// inherit that.
 func notifySignals() (<-chan unix.Signal, <-chan struct{}) {
-	var slots []reflect.SelectCase
-	var caught []unix.Signal
-	notify := func(s unix.Signal) {
-		slot := make(chan os.Signal, 1)
-		signal.Notify(slot, s)
-		slots = append(slots, reflect.SelectCase{
-			Dir:  reflect.SelectRecv,
-			Chan: reflect.ValueOf(slot),
-		})
-		caught = append(caught, s)
-	}
-	for s := unix.Signal(1); s <= 64; s++ {
-		if !slices.Contains(uncatchable, s) {
-			notify(s)
-		}
-	}
-	notify(unix.SIGCHLD)
+	p := newPending()
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-
 	signals, children := make(chan unix.Signal), make(chan struct{}, 1)
 	go func() { // ends with the program
 		for {
-			// One goroutine over all slots: one each would cost 150 KB. Signals
-			// that are pending together are delivered in the order of their
-			// numbers, as the kernel does: a stop before the control signals,
-			// undrain after drain.
-			first, _, _ := reflect.Select(slots)
-			for i, s := range caught {
-				if i != first {
-					if _, ok := slots[i].Chan.TryRecv(); !ok {
-						continue
-					}
-				}
-				if s != unix.SIGCHLD {
-					signals <- s
-					continue
-				}
-				select {
-				case children <- struct{}{}:
-				default:
-				}
-			}
+			p.deliver(signals, children)
 		}
 	}()
 	return signals, children
+}
+
+// pending holds the signals that have come and were not delivered yet.
+//
+// Each signal has a slot, so that a storm of one can't push out another; two of
+// the same that are pending at once merge, as they do in the kernel. The bell
+// says that there is something in a slot: one channel to wait for where a
+// reflect.Select over all slots allocates at each signal. One goroutine for each
+// slot would cost 150 KB.
+type pending struct {
+	bell  chan os.Signal
+	slots []slot
+}
+
+type slot struct {
+	signal unix.Signal
+	came   chan os.Signal
+}
+
+func newPending() *pending {
+	p := &pending{bell: make(chan os.Signal, 1)}
+	for s := unix.Signal(1); s <= 64; s++ {
+		if !slices.Contains(uncatchable, s) {
+			p.notify(s)
+		}
+	}
+	p.notify(unix.SIGCHLD)
+	return p
+}
+
+func (p *pending) notify(s unix.Signal) {
+	came := make(chan os.Signal, 1)
+	signal.Notify(came, s)
+	signal.Notify(p.bell, s)
+	p.slots = append(p.slots, slot{s, came})
+}
+
+// deliver waits for the bell and empties the slots, in the order of the signals'
+// numbers, as the kernel does: a stop comes before the control signals, undrain
+// after drain. SIGCHLD is last, and its edges may merge: Reap collects every exit.
+func (p *pending) deliver(signals chan<- unix.Signal, children chan<- struct{}) {
+	<-p.bell
+	// Package os/signal may have rung the bell, or found it full, before it fills
+	// the slot: it does both under its lock, which this waits for.
+	signal.Stop(nil)
+	for _, s := range p.slots {
+		select {
+		case <-s.came:
+		default:
+			continue
+		}
+		if s.signal != unix.SIGCHLD {
+			signals <- s.signal
+			continue
+		}
+		select {
+		case children <- struct{}{}:
+		default:
+		}
+	}
 }
