@@ -63,7 +63,9 @@ func (l *loop) onStateChange(e reaper.Exit) {
 	}
 	l.reaped++
 	if e.PID != l.System.PID() || l.child.exited {
-		l.Log.Debug("reaped", "pid", e.PID, "status", describe(e))
+		if l.debugging() {
+			l.Log.Debug("reaped", "pid", e.PID, "status", describe(e))
+		}
 		return
 	}
 	l.child.exited, l.child.exitedAt, l.child.exit = true, time.Now(), e

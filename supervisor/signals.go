@@ -1,7 +1,9 @@
 package supervisor
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -23,7 +25,9 @@ const (
 // onSignal handles one signal that drainit received.
 func (l *loop) onSignal(sig unix.Signal) {
 	l.count(sig).Seen++
-	l.Log.Debug("signal", "signal", SignalName(sig))
+	if l.debugging() {
+		l.Log.Debug("signal", "signal", SignalName(sig))
+	}
 	switch {
 	case sig == SigPrestop:
 		l.onPrestop()
@@ -152,6 +156,10 @@ func (l *loop) checkSignal() {
 		l.Log.Warn("the child can't be signalled: it would not learn of a stop", "error", err, "hint", deniedHint)
 	}
 }
+
+// debugging spares each signal and each reaped process the arguments of a line
+// that is not logged: they would allocate.
+func (l *loop) debugging() bool { return l.Log.Enabled(context.Background(), slog.LevelDebug) }
 
 // count returns the counter of one signal.
 func (l *loop) count(sig unix.Signal) *health.Count {
