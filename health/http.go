@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -148,8 +149,8 @@ func reason(code int) string {
 }
 
 // send writes r, without the body if the request was a HEAD.
-func (r *response) send(c io.Writer, headOnly bool) error {
-	b := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Type: %s\r\nContent-Length: %d\r\n",
+func (r *response) send(c io.Writer, buf []byte, headOnly bool) error {
+	b := fmt.Appendf(buf, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Type: %s\r\nContent-Length: %d\r\n",
 		r.code, reason(r.code), time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"), r.kind, len(r.body))
 	if r.code == 405 {
 		b = append(b, "Allow: GET, HEAD\r\n"...)
@@ -162,25 +163,39 @@ func (r *response) send(c io.Writer, headOnly bool) error {
 	return err
 }
 
+// buffers are what one exchange needs. They are used again, or probes would keep
+// the garbage collector busy.
+type buffers struct {
+	limited io.LimitedReader
+	in      *bufio.Reader
+	out     []byte
+}
+
+var spare = sync.Pool{New: func() any {
+	return &buffers{in: bufio.NewReaderSize(nil, 512), out: make([]byte, 0, 512)}
+}}
+
 // exchange reads one request and has answer answer it. The client has the time
 // that the caller has set for all of it, and maxHeader bytes.
 func exchange(c io.ReadWriter, answer func(request) response) {
-	limited := &io.LimitedReader{R: c, N: maxHeader}
-	in := bufio.NewReaderSize(limited, 512)
-	q, err := readRequest(in)
+	b := spare.Get().(*buffers)
+	defer spare.Put(b)
+	b.limited = io.LimitedReader{R: c, N: maxHeader}
+	b.in.Reset(&b.limited)
+	q, err := readRequest(b.in)
 	var r response
 	var bad *badRequest
 	switch {
 	case err == nil:
 		r = answer(q)
-	case limited.N <= 0: // whatever it looked like, cut off there
+	case b.limited.N <= 0: // whatever it looked like, cut off there
 		r = response{431, plain, []byte("the request's head is too large\n")}
 	case errors.As(err, &bad):
 		r = response(*bad)
 	default:
 		return // it connected and left, as a tcpSocket probe does, or is too slow
 	}
-	if r.send(c, q.method == "HEAD") == nil && (err != nil || q.body || in.Buffered() > 0) {
+	if r.send(c, b.out, q.method == "HEAD") == nil && (err != nil || q.body || b.in.Buffered() > 0) {
 		linger(c)
 	}
 }
