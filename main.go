@@ -185,7 +185,6 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 		defer r.server.Close()
 	}
 
-	health.ReleaseMemory() // what reading the configuration took
 	outcome := supervisor.Run(r.options(command[0], inputs, child, stopChecking))
 	child.Release()
 	writeTerminationLog(terminationLog, outcome.LastWords)
@@ -201,6 +200,7 @@ func (r *runner) startInputs(checking context.Context, in *supervisor.Inputs) {
 	in.Readiness = readiness
 	in.Notifications = notifications
 	in.StatusRequests = r.requests
+	r.background("memory", limitMemory)
 	r.background("readiness check", func() { r.watchReadiness(checking, readiness) })
 	if r.notify != nil {
 		r.background("notify", func() { r.notify.Serve(notifications) })

@@ -107,13 +107,10 @@ func dial(ctx context.Context, addr string, timeout time.Duration, dialed func()
 // to the reason, and the first such result has it as its Hint.
 func Watch(ctx context.Context, check Check, interval time.Duration, hint string, out chan<- Result) {
 	w := watch{began: time.Now(), interval: interval, hint: hint}
-	for n := 1; ; n++ {
+	for {
 		r := check(ctx)
 		if ctx.Err() != nil {
 			return
-		}
-		if r.OK && !w.ready || n%trimEvery == 0 {
-			ReleaseMemory()
 		}
 		if r, changed := w.next(r); changed {
 			select {

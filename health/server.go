@@ -6,12 +6,9 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/drainit/drainit/internal/bug"
@@ -25,18 +22,6 @@ const (
 	readTimeout    = 5 * time.Second
 	statusTimeout  = 2 * time.Second
 )
-
-// trimEvery is after how many probes their memory is given back.
-const trimEvery = 50
-
-// ReleaseMemory gives unused memory back to the kernel. Left alone the heap
-// would grow to 4 MB before the first collection, and be given back over
-// minutes by wake-ups of its own. What the first of two collections has freed
-// the second finds unused.
-func ReleaseMemory() {
-	runtime.GC()
-	debug.FreeOSMemory()
-}
 
 // paths are the ones that count and are counted.
 var paths = []string{"/readyz", "/healthz", "/readiness", "/livez", "/startupz", "/statusz", "/metrics"}
@@ -62,7 +47,6 @@ type Server struct {
 
 	port   *port
 	number uint16
-	closed atomic.Uint64
 	mu     sync.Mutex
 	probes []probeCount
 }
@@ -85,9 +69,6 @@ func (s *Server) Serve() error {
 	return s.port.serve(func(c *conn) {
 		defer s.logPanic()
 		exchange(c, s.answer)
-		if s.closed.Add(1)%trimEvery == 0 {
-			go ReleaseMemory() // ends with the collection
-		}
 	})
 }
 
