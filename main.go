@@ -248,9 +248,21 @@ func (r *runner) notifyRefusals() (n health.Notify) {
 	return n
 }
 
+// headStart is how long after the child's start the first readiness check is. It
+// would find nothing at once, and compete with the child for the CPU; the next
+// one is a fifth of a second later.
+const headStart = 10 * time.Millisecond
+
 // watchReadiness checks the child's readiness until ctx ends.
 func (r *runner) watchReadiness(ctx context.Context, out chan<- health.Result) {
 	c := &r.config
+	if c.ReadyCheck.kind != checkStarted {
+		select {
+		case <-time.After(headStart):
+		case <-ctx.Done():
+			return
+		}
+	}
 	interval := c.ReadyInterval.Duration
 	timeout := c.ReadyTimeout.Duration
 	var check health.Check
