@@ -55,8 +55,8 @@ func pair(pid int) error {
 	return ip(fmt.Sprintf("link add eth0 type veth peer name eth0 netns %d", pid))
 }
 
-// clientSide gives eth0 the addresses of the node, the balancers and the
-// clients.
+// clientSide gives this side its addresses. Those of the balancers and the
+// clients are not eth0's, which ends with the server's namespace.
 func clientSide() error {
 	lines := []string{
 		"link set lo up",
@@ -69,10 +69,10 @@ func clientSide() error {
 	}
 	var batch strings.Builder
 	for i := range 100 {
-		fmt.Fprintf(&batch, "address add %s/24 dev eth0\n", clientIP(i))
+		fmt.Fprintf(&batch, "address add %s/32 dev lo\n", clientIP(i))
 	}
 	for i := range 50 {
-		fmt.Fprintf(&batch, "address add %s/24 dev eth0\n", balancerIP(i))
+		fmt.Fprintf(&batch, "address add %s/32 dev lo\n", balancerIP(i))
 	}
 	cmd := exec.Command("ip", "-batch", "-")
 	cmd.Stdin = strings.NewReader(batch.String())
