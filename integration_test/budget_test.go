@@ -42,9 +42,9 @@ func statusField(t *testing.T, path, name string) int {
 
 func TestAThousandProbesCostLittleMemory(t *testing.T) {
 	// A Go program that does nothing has 0.75 MB of anonymous memory, and 1.2
-	// from its first garbage collection on (the bookkeeping of each size class,
-	// outside the heap). Here it is 1.8 to 2.04 on two CPUs: whether the second one
-	// was used before there was only one is chance.
+	// after its first garbage collection (the bookkeeping of each size class,
+	// outside the heap). drainit has 1.8 to 2.04 on two CPUs, depending on
+	// whether the second one was used before GOMAXPROCS was set to 1.
 	const mostKB, mostAnonymousKB, tries = 8 << 10, 2 << 10, 5
 	var found []string
 	for range tries {
@@ -68,8 +68,8 @@ func TestAThousandProbesCostLittleMemory(t *testing.T) {
 		}
 		p.kill()
 		found = append(found, fmt.Sprintf("RSS %d kB, of it anonymous %d kB", rss, anonymous))
-		// How many threads the Go runtime makes of it is chance, and each
-		// costs a few pages.
+		// The number of threads that the Go runtime starts for it varies, and
+		// each costs a few pages.
 		if rss <= mostKB && anonymous <= mostAnonymousKB {
 			t.Log(strings.Join(found, "; "))
 			return
@@ -97,18 +97,18 @@ func TestIdleForThirtySecondsWithoutAContextSwitch(t *testing.T) {
 	env, url := healthPort(t)
 	var found []int
 	for range tries {
-		// Anew each time: what is measured is the time right after the start.
-		// Once a minute the Go runtime may look around.
+		// A new process for each try: what is measured is the time right after
+		// the start. The Go runtime may wake up once a minute.
 		p := start(t, setup{env: []string{env}}, "--", "/bin/sleep", "1000")
 		answers(t, url+"/readyz", 200)
-		settled := 0 // nothing for a second
+		settled := 0 // polls without a context switch
 		eventually(t, "it settles", func() bool {
 			before := settled
 			settled = p.switches(t)
 			time.Sleep(time.Second)
 			return before != 0 && before == settled && p.switches(t) == settled
 		})
-		time.Sleep(window) // this is the thing measured
+		time.Sleep(window) // this is what is measured
 		n := p.switches(t) - settled
 		found = append(found, n)
 		p.signal(unix.SIGKILL)

@@ -188,7 +188,7 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("HEAD %s: %v: %q", path, err, c)
 		}
 	}
-	// None of it has changed anything, was logged, or is in the way.
+	// None of it has changed anything, was logged, or blocks the stop.
 	w.becomes(200, "")
 	if s := w.status(); s.Phase != "ready" || s.Drained || s.Stop != nil || len(s.Signals) != 0 {
 		t.Errorf("changed: %+v", s)
@@ -221,13 +221,13 @@ func TestSlowConnectionsDoNotStopProbesForLong(t *testing.T) {
 	idle(50, "")
 	idle(50, "GET /readyz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
 	began := time.Now()
-	w.asks("/readyz", 200, "") // with 10 s at most
+	w.asks("/readyz", 200, "") // within 10 s
 	d := time.Since(began)
 	t.Logf("behind 100 idle connections a probe is answered after %s", d.Round(time.Millisecond))
 	if d > 8*time.Second {
 		t.Errorf("a probe took %s, want 5 s", d)
 	}
-	// A stop waits for none of them.
+	// A stop does not wait for any of them.
 	idle(64, "GET")
 	began = time.Now()
 	w.deliver(term)
@@ -272,13 +272,13 @@ func TestEveryVariableRefusesWhatItCannotUse(t *testing.T) {
 				t.Errorf("%s=%q is taken: %d, %s", name, v, c.ProcessState.ExitCode(), out.Bytes())
 				continue
 			}
-			// The sum that does not fit is the budget's problem, and names the others.
+			// A sum that does not fit is reported for the budget, and names the others.
 			if len(lines) < 2 || !strings.Contains(lines[0], fmt.Sprintf("DRAINIT_%s=%q: ", name, v)) && !strings.Contains(lines[0], name+" ") || !strings.HasPrefix(lines[1], "drainit: hint: ") {
 				t.Errorf("%s=%q: want the variable, the value and the fix:\n%s", name, v, stderr.Bytes())
 			}
 		}
 	}
-	// All of them at once: all are reported, and nothing starts.
+	// All at once: all are reported together, and nothing starts.
 	var env []string
 	for name, values := range bad {
 		env = append(env, name+"="+values[0])
@@ -288,7 +288,7 @@ func TestEveryVariableRefusesWhatItCannotUse(t *testing.T) {
 	p.exits(125)
 	for name, values := range bad {
 		if name == "UNREADY_DELAY" {
-			continue // as long as the window, which can't be read here
+			continue // its limit depends on the window, which isn't parsed here
 		}
 		if name == "READY_INTERVAL" || name == "READY_TIMEOUT" || name == "WATCHDOG" {
 			continue

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bareBox are docker run's flags for a container that has nothing: no shell,
-// no writable disk, no root, no capability.
+// bareBox is the flags of docker run for a container with no shell, no writable
+// disk, no root and no capability.
 var bareBox = []string{"--read-only", "--user", "65534:65534", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"}
 
 // expect fails the test unless `drainit words`, run in w, exits with code and
@@ -48,7 +48,7 @@ func TestDrainAndUndrainInABareContainer(t *testing.T) {
 		if s := w.status(); !s.Drained || s.Phase != "unready" || s.Stop != nil {
 			t.Errorf("held %v, phase %s, stop %v", s.Drained, s.Phase, s.Stop)
 		}
-		w.expect(0, "not ready", "drain") // twice is once
+		w.expect(0, "not ready", "drain") // a second one changes nothing
 		w.expect(0, "ready", "undrain")
 		w.asks("/readyz", 200, "")
 		w.expect(0, "ready", "undrain")
@@ -103,7 +103,7 @@ func TestSkipInABareContainer(t *testing.T) {
 
 func TestSkipWhenTheChildEndsAtOnce(t *testing.T) {
 	t.Parallel()
-	// Not as PID 1, whose end would be skip's too.
+	// Not as PID 1: the end of PID 1 would kill skip too.
 	w := work(t, setup{direct: true, env: []string{"GRACE_PERIOD=10m", "DRAIN_WINDOW=5m"}}, "onterm 0")
 	w.becomes(200, "")
 	w.deliver(term)
@@ -151,7 +151,7 @@ func TestControlWhereItCannotWork(t *testing.T) {
 		for _, word := range []string{"drain", "undrain", "prestop"} {
 			w.expectAs([]string{"--user", "1001"}, 1, "drainit (pid 1) runs as uid 1000, and uid 1001 may not signal it: use that uid (docker exec -u)", word)
 		}
-		w.expectAs([]string{"--user", "1001"}, 0, "ready", "check") // which only asks
+		w.expectAs([]string{"--user", "1001"}, 0, "ready", "check") // it sends no signal
 		if s := w.status(); s.Drained || s.Stop != nil {
 			t.Errorf("it was heard: %+v", s)
 		}
@@ -175,9 +175,9 @@ func TestControlWhereItCannotWork(t *testing.T) {
 	})
 }
 
-// Whatever answers on HEALTH_ADDR names a PID, and a control signal ends a
-// process that is not drainit: -1 would be every process there is. Here that is
-// those of a PID namespace, in which a witness sleeps.
+// The server on HEALTH_ADDR names a PID, and a control signal kills a process
+// that is not drainit; -1 would kill every process. Here these are the processes
+// of a PID namespace, with one that must survive.
 func TestNobodyButDrainitIsSignalled(t *testing.T) {
 	t.Parallel()
 	var pid atomic.Value
@@ -212,7 +212,7 @@ func TestNobodyButDrainitIsSignalled(t *testing.T) {
 	}
 }
 
-// local runs `drainit words` on this machine, which asks addr.
+// local runs `drainit words` on this machine, against addr.
 func local(t *testing.T, addr string, words ...string) (int, string) {
 	t.Helper()
 	c := exec.Command(drainit, words...)
@@ -250,7 +250,7 @@ func TestSubcommandsRefuseWhatTheyDoNotKnow(t *testing.T) {
 
 var stopped = regexp.MustCompile(`total=(\S+)`)
 
-// total is how long the whole stop took, by drainit's log.
+// total returns how long the whole stop took, from drainit's log.
 func (w *worker) total() time.Duration {
 	w.t.Helper()
 	line := w.logs(`drainit: stopped"`)
@@ -301,7 +301,7 @@ func TestPrestopTwice(t *testing.T) {
 		}
 	}
 	about(t, "both returned", time.Since(w.status().Stop.T0), 2*time.Second)
-	w.expect(0, "drained after ", "prestop") // a third has nothing to wait for
+	w.expect(0, "drained after ", "prestop") // the third need not wait
 	w.logs("prestop again, nothing changes")
 	if strings.Contains(w.out.String(), "got") {
 		t.Errorf("the child was sent something: %s", w.out)
@@ -324,7 +324,7 @@ func TestPrestopAfterSIGTERMWaitsForTheSameStop(t *testing.T) {
 	if by := w.status().Stop.AskedBy; by != "SIGTERM" {
 		t.Errorf("asked for by %s", by)
 	}
-	w.expect(0, "drained after", "prestop") // while it stops: nothing to wait for
+	w.expect(0, "drained after", "prestop") // already stopping: no wait
 	w.stop(0)
 }
 
@@ -336,7 +336,7 @@ func TestPrestopThatNoSIGTERMFollows(t *testing.T) {
 	line := w.logs("stop signal forwarded")
 	about(t, "forwarded", duration(t, line, "after"), 3500*time.Millisecond)
 	w.says("got 15")
-	w.deliver(term) // the one that prestop announced, and which has been acted on
+	w.deliver(term) // the signal that prestop announced; it has been forwarded already
 	w.logs("the stop signal has come after prestop, and was forwarded before")
 	w.expect(0, "drained after", "prestop")
 	w.stop(8)
@@ -347,7 +347,7 @@ func TestPrestopThatNoSIGTERMFollows(t *testing.T) {
 
 func TestPrestopOfAChildThatEnds(t *testing.T) {
 	t.Parallel()
-	// Not as PID 1, whose end would be prestop's too.
+	// Not as PID 1: the end of PID 1 would kill prestop too.
 	w := work(t, setup{direct: true, env: []string{"GRACE_PERIOD=10m", "DRAIN_WINDOW=5m"}})
 	w.becomes(200, "")
 	type result struct {
@@ -377,7 +377,7 @@ func TestTheControlSignalsAreNotTheChilds(t *testing.T) {
 	w.becomes(200, "")
 	w.expect(0, "not ready", "drain")
 	w.expect(0, "ready", "undrain")
-	w.deliver(64) // its neighbour is
+	w.deliver(64) // 64 is forwarded
 	w.says("got 64")
 	w.deliver(term)
 	w.logs("stop asked for")
@@ -424,7 +424,7 @@ func TestInstallHandsDrainitToAnImageWithoutIt(t *testing.T) {
 	w.url = "http://" + ip + ":8099"
 	w.becomes(200, "")
 
-	// A running copy can be replaced, and the one that runs goes on.
+	// A running copy can be replaced, and the old one keeps running.
 	before := inode(t, path)
 	if out := install("install", "/shared"); out != "installed /shared/drainit" { // a directory
 		t.Errorf("install: %q", out)
@@ -438,7 +438,7 @@ func TestInstallHandsDrainitToAnImageWithoutIt(t *testing.T) {
 			t.Errorf("%s says nothing", word)
 		}
 	}
-	// The one that runs can be copied too, though its file is gone.
+	// The running program can be copied too, although its file is gone.
 	if out := dockerDoes(t, "exec", w.box, "/shared/drainit", "install", "/shared/again"); out != "installed /shared/again" {
 		t.Errorf("install: %q", out)
 	}
@@ -448,7 +448,7 @@ func TestInstallHandsDrainitToAnImageWithoutIt(t *testing.T) {
 	w.asks("/readyz", 200, "")
 	w.deliver(term)
 	w.logs("stop asked for")
-	docker("exec", w.box, "/shared/drainit", "skip") // may end with the container before it can tell
+	docker("exec", w.box, "/shared/drainit", "skip") // may be killed with the container before it prints anything
 	w.exits(6)
 	entries, _ := os.ReadDir(shared)
 	if len(entries) != 2 {
@@ -483,7 +483,7 @@ func TestInstallWhereItCannot(t *testing.T) {
 		}
 	}
 	// A volume that only root may write to, a read-only one, and the image's
-	// own disk.
+	// own file system.
 	shared := t.TempDir()
 	os.Chmod(shared, 0o755)
 	for name, flags := range map[string][]string{

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// workerProgram builds the child that is told what to do while it runs.
+// workerProgram builds the child that takes commands while it runs.
 var workerProgram = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(filepath.Dir(testchild), "worker")
 	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./worker")
@@ -38,7 +38,7 @@ type worker struct {
 	box string   // the container's name, in Docker
 }
 
-// work starts one in a PID namespace, with a readiness port.
+// work starts a worker in a PID namespace, with a readiness port.
 func work(t *testing.T, s setup, commands ...string) *worker {
 	t.Helper()
 	program, err := workerProgram()
@@ -54,8 +54,9 @@ func work(t *testing.T, s setup, commands ...string) *worker {
 	return w
 }
 
-// armed waits until a worker that begins with what to do on SIGTERM will do so:
-// it may count as ready from the start, and the signal would just end it.
+// armed waits until a worker has carried out its first command, which says what
+// to do on SIGTERM: it may count as ready before that, when the signal would
+// just kill it.
 func (w *worker) armed(commands []string) {
 	w.t.Helper()
 	if len(commands) > 0 && strings.HasPrefix(commands[0], "onterm ") {
@@ -73,8 +74,8 @@ func stdin(t *testing.T) (r, w *os.File) {
 	return r, w
 }
 
-// boxes are the images of these tests, kept while a container needs them: one
-// with drainit and the worker, and nothing else; one without drainit.
+// boxes holds the images of these tests while a container uses them: one with
+// nothing but drainit and the worker, one without drainit.
 var boxes struct {
 	sync.Mutex
 	users int
@@ -82,7 +83,7 @@ var boxes struct {
 
 func boxImage(name string) string { return fmt.Sprintf("drainit-worker-%d:%s", os.Getpid(), name) }
 
-// image makes sure that there are these images until the test ends.
+// image keeps these images in existence until the test ends.
 func image(t *testing.T, name string) string {
 	t.Helper()
 	needDocker(t)
@@ -110,7 +111,7 @@ func image(t *testing.T, name string) string {
 	return boxImage(name)
 }
 
-// importImage makes an image of files, as FROM scratch would.
+// importImage builds an image of files, as FROM scratch would.
 func importImage(t *testing.T, name string, files []string) error {
 	words := []string{"-c", "--owner=0", "--group=0", "--mode=0755"}
 	for _, f := range files {
@@ -129,7 +130,7 @@ func importImage(t *testing.T, name string, files []string) error {
 	return nil
 }
 
-// box starts a worker in a container: flags are docker run's, and -e for the
+// box starts a worker in a container, with flags for docker run and the
 // variables of env.
 func box(t *testing.T, flags, env []string, commands ...string) *worker {
 	t.Helper()
@@ -143,7 +144,8 @@ func box(t *testing.T, flags, env []string, commands ...string) *worker {
 	return w
 }
 
-// variables are docker run's flags for env, drainit's without the prefix.
+// variables returns docker run's flags for env; drainit's variables have no
+// prefix there.
 func variables(env []string) (flags []string) {
 	for _, e := range env {
 		if unprefixed.MatchString(e) {
@@ -156,7 +158,7 @@ func variables(env []string) (flags []string) {
 
 var boxNumber atomic.Int64
 
-// runBox is docker run.
+// runBox runs docker run.
 func runBox(t *testing.T, flags []string, image string, command ...string) *worker {
 	t.Helper()
 	name := fmt.Sprintf("drainit-worker-%d-%d", os.Getpid(), boxNumber.Add(1))
@@ -167,7 +169,7 @@ func runBox(t *testing.T, flags []string, image string, command ...string) *work
 	return &worker{process: p, in: in, box: name}
 }
 
-// pidHere is the container's PID 1, as the tests see it.
+// pidHere returns the PID of the container's PID 1 in the tests' own namespace.
 func (w *worker) pidHere() int {
 	w.t.Helper()
 	if w.box == "" {
@@ -180,7 +182,7 @@ func (w *worker) pidHere() int {
 	return n
 }
 
-// deliver sends drainit a signal, and says when.
+// deliver sends drainit a signal, and returns when.
 func (w *worker) deliver(sig syscall.Signal) time.Time {
 	w.t.Helper()
 	now := time.Now()
@@ -192,8 +194,8 @@ func (w *worker) deliver(sig syscall.Signal) time.Time {
 	return now
 }
 
-// run is `docker exec CONTAINER /drainit words`, or the same in the PID
-// namespace: its exit code and all it printed, without the newline.
+// run runs `docker exec CONTAINER /drainit words`, or the same in the PID
+// namespace. It returns the exit code and the output without the newline.
 func (w *worker) run(flags []string, words ...string) (int, string) {
 	w.t.Helper()
 	args := append(append(append([]string{"exec"}, flags...), w.box, "/drainit"), words...)
@@ -206,8 +208,8 @@ func (w *worker) run(flags []string, words ...string) (int, string) {
 	return c.ProcessState.ExitCode(), strings.TrimSuffix(string(out), "\n")
 }
 
-// tell gives the child a command and waits for its answer, the rest of that
-// line.
+// tell gives the child a command and returns its answer: the rest of the line
+// that the child prints.
 func (w *worker) tell(command, answer string) string {
 	w.t.Helper()
 	from := len(w.out.String())
@@ -226,7 +228,7 @@ func (w *worker) notify(datagram string) {
 	}
 }
 
-// from waits for a line that holds text after the first n bytes.
+// from waits for a line that contains text after the first n bytes.
 func (l *lines) from(t *testing.T, n int, text string) string {
 	t.Helper()
 	deadline := time.After(patience)
@@ -250,7 +252,7 @@ func (l *lines) from(t *testing.T, n int, text string) string {
 	}
 }
 
-// stamped is the instant in a line of the worker's: its second word, or later.
+// stamped returns the instant in a line of the worker: its second word, or later.
 func stamped(t *testing.T, line string) time.Time {
 	t.Helper()
 	for word := range strings.FieldsSeq(line) {
@@ -262,7 +264,7 @@ func stamped(t *testing.T, line string) time.Time {
 	return time.Time{}
 }
 
-// logged is the instant of a line of drainit's log, to the millisecond.
+// logged returns the instant of a line of drainit's log, to the millisecond.
 func logged(t *testing.T, line string) time.Time {
 	t.Helper()
 	at, err := time.Parse(time.RFC3339Nano, attribute(t, line, "time"))
@@ -272,7 +274,7 @@ func logged(t *testing.T, line string) time.Time {
 	return at
 }
 
-// status is what /statusz says.
+// status returns what /statusz reports.
 func (w *worker) status() (s health.Status) {
 	w.t.Helper()
 	code, body := get(w.url + "/statusz")
@@ -282,7 +284,7 @@ func (w *worker) status() (s health.Status) {
 	return s
 }
 
-// becomes waits until /readyz answers code with a body that holds text.
+// becomes waits until /readyz answers code with a body that contains text.
 func (w *worker) becomes(code int, text string) {
 	w.t.Helper()
 	var last int
@@ -303,7 +305,7 @@ func (w *worker) asks(path string, code int, text string) {
 	}
 }
 
-// childEnv is the child's PID and environment, as the child sees them.
+// childEnv returns the child's PID and environment, as the child sees them.
 func (w *worker) childEnv() (pid string, env map[string]string) {
 	w.t.Helper()
 	line := w.tell("environment", "environment")
@@ -323,12 +325,12 @@ func (w *worker) childEnv() (pid string, env map[string]string) {
 	return fields[1], env
 }
 
-// stop ends a worker whose test is over, and the code is the child's.
+// stop ends a worker whose test is over, and expects the child's code.
 func (w *worker) stop(code int) {
 	w.t.Helper()
 	fmt.Fprintln(w.in, "exit", code)
 	w.exits(code)
 }
 
-// term is SIGTERM, which most tests end with.
+// term is SIGTERM; most tests end with it.
 const term = unix.SIGTERM

@@ -21,9 +21,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Containers are made from an image of nothing but the two programs. Where a
-// test wants a shell, nginx or Python it mounts the machine's own /usr.
-// Both names are this run's own: others may run beside it.
+// The image contains nothing but the two programs. A test that needs a shell,
+// nginx or Python mounts the machine's own /usr. Both names are unique to this
+// run: several may run at the same time.
 var (
 	thisRun   = fmt.Sprintf("%d-%d", os.Getpid(), time.Now().Unix())
 	testImage = "drainit-test/scratch:" + thisRun
@@ -35,7 +35,7 @@ var (
 	containers atomic.Int64
 )
 
-// docker runs one command of the client's.
+// docker runs one command of the Docker client.
 func docker(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -57,7 +57,7 @@ func dockerDoes(t *testing.T, args ...string) string {
 	return out
 }
 
-// dockerImage makes the image, once, and says why there is none.
+// dockerImage builds the image, once. It returns why there is none, or "".
 var dockerImage = sync.OnceValue(func() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -109,7 +109,7 @@ func needDocker(t *testing.T) {
 	}
 }
 
-// cleanDocker removes what a killed test has left, and the image.
+// cleanDocker removes the image, and what a killed test left behind.
 func cleanDocker() {
 	if dockerUsed.Load() {
 		if ids, err := docker("ps", "-aq", "--filter", "label="+testLabel); err == nil && ids != "" {
@@ -119,17 +119,17 @@ func cleanDocker() {
 	}
 }
 
-// machine gives a container the machine's programs.
+// machine mounts the machine's programs into a container.
 var machine = []string{"-v", "/usr:/usr:ro", "-v", "/etc/alternatives:/etc/alternatives:ro", "-e", "PATH=/usr/sbin:/usr/bin"}
 
-// container is a docker run with what it prints.
+// container is a running `docker run` and its output.
 type container struct {
 	*process
 	name string
 }
 
-// run starts a container. Its options may have variables for drainit as setup
-// has, after -e.
+// run starts a container. Variables after -e in its options may lack drainit's
+// prefix, as in setup.
 func run(t *testing.T, options []string, command ...string) *container {
 	t.Helper()
 	return runOn(t, nil, options, command...)
@@ -156,7 +156,7 @@ func runOn(t *testing.T, term *terminal, options []string, command ...string) *c
 	return c
 }
 
-// ip is the container's address on Docker's bridge.
+// ip returns the container's address on Docker's bridge.
 func (c *container) ip() string {
 	c.t.Helper()
 	var ip string
@@ -196,7 +196,7 @@ func TestDockerStopWithTheBudgetIsNotCutShortByDocker(t *testing.T) {
 	dockerDoes(t, "stop", "-t", "5", c.name)
 	t.Logf("docker stop -t 5 took %s", time.Since(began).Round(time.Millisecond))
 	c.exits(137)
-	// Only drainit's own SIGKILL leaves a summary; Docker's would leave none.
+	// Only drainit's own SIGKILL leaves a summary; Docker's leaves none.
 	line := c.logs("killed at the deadline")
 	about(t, "SIGKILL", duration(t, c.logs("SIGKILL to everything"), "after"), 4500*time.Millisecond)
 	if attribute(t, line, "child") != "was killed by SIGKILL" {
@@ -258,9 +258,9 @@ func TestDockerFewFileDescriptors(t *testing.T) {
 func TestDockerFewProcesses(t *testing.T) {
 	t.Parallel()
 	needDocker(t)
-	// Somewhere between too few for drainit's own threads, where the Go runtime
-	// gives up, and enough for a child is a limit at which the fork fails. How
-	// many threads there are at that moment is chance.
+	// Between too few for drainit's own threads, where the Go runtime gives up,
+	// and enough for a child there is a limit at which the fork fails. It varies,
+	// as the number of threads at that moment does.
 	explained := false
 	for range 5 {
 		codes := make(map[int]int)
@@ -282,8 +282,8 @@ func TestDockerFewProcesses(t *testing.T) {
 
 func TestDockerTheServerHasTakenEveryProcessThereIs(t *testing.T) {
 	t.Parallel()
-	// With no time for it either: each system call of drainit's may be caught in the
-	// middle, and the Go runtime would have another thread go on.
+	// With no CPU time either: the Go runtime may take each of drainit's system
+	// calls for blocked, and then wants another thread to continue.
 	c := run(t, []string{"--pids-limit", "80", "-e", "GRACE_PERIOD=40s", "-e", "DRAIN_WINDOW=1s", "-e", "ORPHAN_GRACE=500ms"},
 		"/testchild", "fill", "-spin", "20", "-exit", "15:4")
 	c.says("full")
@@ -300,7 +300,7 @@ func TestDockerTheServerHasTakenEveryProcessThereIs(t *testing.T) {
 	}
 	probes.Wait()
 	dockerDoes(t, "kill", "-s", "USR1", c.name)
-	c.says("got 10") // and has filled up again
+	c.says("got 10") // and has filled the cgroup again
 	dockerDoes(t, "kill", "-s", "TERM", c.name)
 	answers(t, url+"/readyz", 503)
 	c.exits(4)
@@ -322,7 +322,7 @@ func TestDockerSharedPIDNamespace(t *testing.T) {
 		t.Errorf("the neighbour got: %s", got)
 	}
 	dockerDoes(t, "kill", "-s", "HUP", neighbour.name)
-	neighbour.says("got 1") // and lives
+	neighbour.says("got 1") // it is alive
 }
 
 func TestDockerTerminal(t *testing.T) {
@@ -367,7 +367,7 @@ func TestDockerFastAPIUnderUvicorn(t *testing.T) {
 	c.logs(`drainit: stopped"`)
 }
 
-// A Docker daemon of the test's own, with drainit for docker-init.
+// A Docker daemon of its own, with drainit as docker-init.
 func TestDockerRunInit(t *testing.T) {
 	needDocker(t)
 	if os.Geteuid() != 0 {
@@ -385,11 +385,11 @@ func TestDockerRunInit(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	host := "unix://" + filepath.Join(dir, "sock")
 	// In a network namespace of its own: a dockerd without a bridge removes the
-	// one that it finds, which is the first one's.
+	// bridge it finds, which belongs to the first daemon.
 	d := start(t, setup{direct: true, shell: []string{"/usr/bin/unshare", "--net", dockerd, "--host", host, "--data-root", filepath.Join(dir, "data"),
 		"--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--bridge", "none",
 		"--iptables=false", "--ip-forward=false", "--ip-masq=false", "--init-path", drainit}}, "")
-	t.Cleanup(func() { // before it is killed, so that its containerd goes too
+	t.Cleanup(func() { // before SIGKILL, so that its containerd ends too
 		d.signal(unix.SIGTERM)
 		select {
 		case <-d.done:

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// In containers without any privilege, and in such as are denied netlink too.
+// In containers without any privilege, and in some that are denied netlink too.
 func drainDenied(t *testing.T) {
 	s := drainStop{
 		scenario: "8 no privilege", server: drainServer{"http.server", func(t *testing.T) []string {
@@ -62,9 +62,9 @@ func drainCompareContainers(t *testing.T, s drainStop, options func(*testing.T) 
 	}
 }
 
-// contain is run, in a container of Docker's, with the clients in its network: on
-// Docker's bridge all containers lose their gateway for seconds when others come
-// and go, if the bridge's address changes with them.
+// contain is run in a Docker container, with the clients in its network
+// namespace. Not on Docker's bridge: all containers lose their gateway for
+// seconds when others come and go, if the bridge's address changes with them.
 func (s *drainStop) contain(t *testing.T, options ...string) *drainResult {
 	t.Helper()
 	command := s.command(t)
@@ -74,7 +74,7 @@ func (s *drainStop) contain(t *testing.T, options ...string) *drainResult {
 		options = append(options, "-e", e)
 	}
 	if s.withDrainit() {
-		command = command[2:] // the image has it
+		command = command[2:] // the image has these already
 	} else {
 		options = append(options, "--entrypoint", command[0])
 		command = command[1:]
@@ -90,7 +90,7 @@ func (s *drainStop) contain(t *testing.T, options ...string) *drainResult {
 	})
 }
 
-// drainNet is the container's network namespace.
+// drainNet returns the container's network namespace.
 func (c *container) drainNet(t *testing.T) *drainNet {
 	t.Helper()
 	if os.Geteuid() != 0 {

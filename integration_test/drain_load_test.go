@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// drainLoss is how a client lost its request.
+// drainLoss is the way in which a client lost its request.
 type drainLoss string
 
 const (
@@ -30,20 +30,20 @@ const (
 
 var drainLosses = []drainLoss{drainRefused, drainReset, drainCut, drainTimeout}
 
-// drainPatience is a client's.
+// drainPatience is how long a client waits.
 const drainPatience = 15 * time.Second
 
 // drainLoad is the clients of one server, and the balancer that sends them. It
-// speaks HTTP by hand: net/http would silently repeat what is lost.
+// writes HTTP by hand: net/http would silently retry what is lost.
 type drainLoad struct {
 	net    *drainNet
 	addr   string
 	seed   uint64
-	secure bool // with TLS
+	secure bool // TLS
 
 	t0      time.Time     // written under mu; valid once stopped is closed
 	stopped chan struct{} // closed at t0
-	moved   chan struct{} // closed when the balancer sends no more here
+	moved   chan struct{} // closed when the balancer has stopped sending here
 	over    chan struct{} // closed when the run is over
 	clients sync.WaitGroup
 
@@ -51,7 +51,7 @@ type drainLoad struct {
 	started  uint64
 	requests int
 	lost     map[drainLoss]int
-	slow     []time.Duration // when slow requests were asked that are lost, since t0
+	slow     []time.Duration // when slow requests that were lost had been sent, since t0
 	details  []string
 }
 
@@ -60,7 +60,7 @@ func newDrainLoad(n *drainNet, addr string, seed uint64) *drainLoad {
 		stopped: make(chan struct{}), moved: make(chan struct{}), over: make(chan struct{})}
 }
 
-// listens waits for the server.
+// listens waits until the server listens.
 func (l *drainLoad) listens(t *testing.T, p drainSubject) {
 	t.Helper()
 	eventually(t, "the server listens", func() bool {
@@ -75,7 +75,7 @@ func (l *drainLoad) listens(t *testing.T, p drainSubject) {
 	})
 }
 
-// stop is t0.
+// stop marks t0.
 func (l *drainLoad) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -83,9 +83,9 @@ func (l *drainLoad) stop() {
 	close(l.stopped)
 }
 
-// balance moves the clients on, late, once readiness turns; without a readiness
-// port at t0, as an endpoint's removal would. It reads readiness all the time,
-// as kubelets do.
+// balance moves the clients to another endpoint some time after readiness turns,
+// or after t0 where there is no readiness port, as an endpoint's removal would.
+// It probes readiness all the time, as kubelets do.
 func (l *drainLoad) balance(health string, late time.Duration) {
 	defer close(l.moved)
 	for health != "" && l.ready(health) {
@@ -105,7 +105,7 @@ func (l *drainLoad) ready(health string) bool {
 	return err == nil && code == 200
 }
 
-// finish waits for the clients.
+// finish waits until the clients have ended.
 func (l *drainLoad) finish(t *testing.T) {
 	t.Helper()
 	close(l.over)
@@ -127,7 +127,7 @@ func (l *drainLoad) losses() (n int) {
 	return n
 }
 
-// random is a source of its own for each client, the same in each run.
+// random returns a source for one client, the same in every run.
 func (l *drainLoad) random() *rand.Rand {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -135,7 +135,8 @@ func (l *drainLoad) random() *rand.Rand {
 	return rand.New(rand.NewPCG(l.seed, l.started))
 }
 
-// record takes the outcome of a request. answering is whether its answer had begun.
+// record counts the outcome of a request. answering says that its answer had
+// begun.
 func (l *drainLoad) record(what string, began time.Time, answering bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -163,7 +164,7 @@ func (l *drainLoad) record(what string, began time.Time, answering bool, err err
 	l.details = append(l.details, fmt.Sprintf("%s: %s, %s: %v", what, kind, when, err))
 }
 
-// drainConn is a client's connection.
+// drainConn is the connection of a client.
 type drainConn struct {
 	net.Conn
 	r *bufio.Reader
@@ -186,7 +187,8 @@ func (l *drainLoad) connect(addr string) (*drainConn, error) {
 	return &drainConn{c, bufio.NewReader(c)}, nil
 }
 
-// ask makes a request and reads the whole answer. answering is whether it had begun.
+// ask sends a request and reads the whole answer. It reports whether the answer
+// had begun.
 func (c *drainConn) ask(path string, last bool) (code int, answering bool, err error) {
 	c.SetDeadline(time.Now().Add(drainPatience))
 	header := ""
@@ -215,7 +217,7 @@ func (c *drainConn) pause(d time.Duration) (closed bool) {
 	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// visit makes one request with a connection of its own.
+// visit sends one request on a new connection.
 func (l *drainLoad) visit(path string) {
 	began := time.Now()
 	c, err := l.connect(l.addr)
@@ -229,7 +231,7 @@ func (l *drainLoad) visit(path string) {
 	l.record(what, began, answering, err)
 }
 
-// crawl makes one request, and takes so long to read its answer.
+// crawl sends one request, and reads its answer slowly.
 func (l *drainLoad) crawl(path string, during time.Duration) {
 	began := time.Now()
 	c, err := l.connect(l.addr)
@@ -256,8 +258,8 @@ func (l *drainLoad) crawl(path string, during time.Duration) {
 	l.record(path, began, true, err)
 }
 
-// arrive lets clients with one request each arrive at random, so many per second
-// on average, until they are moved on.
+// arrive starts clients with one request each at random instants, at the given
+// average rate per second, until they are moved to another endpoint.
 func (l *drainLoad) arrive(rate float64, path func(r *rand.Rand) string) {
 	random := l.random()
 	l.clients.Go(func() {
@@ -269,7 +271,7 @@ func (l *drainLoad) arrive(rate float64, path func(r *rand.Rand) string) {
 				return
 			case <-time.After(time.Until(next)):
 			}
-			// Those that have come in the meantime, if the machine was busy.
+			// Those that were due in the meantime, if the machine was busy.
 			target := path(random)
 			l.clients.Go(func() { l.visit(target) })
 		}
@@ -280,9 +282,9 @@ func drainExponential(r *rand.Rand, mean time.Duration) time.Duration {
 	return time.Duration(r.ExpFloat64() * float64(mean))
 }
 
-// keep is a client that keeps its connection, and makes a request after each pause.
-// Once moved on it closes it, or leaves it open and idle; or if it stays, it goes on
-// until the server closes.
+// keep runs a client that keeps its connection, and sends a request after each
+// pause. Once moved to another endpoint it closes the connection or leaves it
+// idle; if it stays, it continues until the server closes.
 func (l *drainLoad) keep(pause time.Duration, stays bool, path func(r *rand.Rand) string) {
 	random := l.random()
 	l.clients.Go(func() {
@@ -300,10 +302,10 @@ func (l *drainLoad) keep(pause time.Duration, stays bool, path func(r *rand.Rand
 	})
 }
 
-// session makes requests on one connection until it is over.
+// session sends requests on one connection until it is closed.
 func (l *drainLoad) session(c *drainConn, random *rand.Rand, pause time.Duration, stays bool, path func(r *rand.Rand) string) {
 	for {
-		// A connection that is closed between two requests loses nobody.
+		// A connection that is closed between two requests loses none.
 		if c.pause(drainExponential(random, pause)) {
 			return
 		}
@@ -336,8 +338,8 @@ func drainClosed(c <-chan struct{}) bool {
 	}
 }
 
-// socket is a WebSocket that is opened now, and that the client closes so long after
-// t0. From time to time it says something, unless it is silent.
+// socket opens a WebSocket, which the client closes at the given time after t0.
+// It sends a message from time to time, unless it is silent.
 func (l *drainLoad) socket(t *testing.T, after time.Duration, silent bool) {
 	t.Helper()
 	random := l.random()
@@ -364,7 +366,8 @@ func (l *drainLoad) socket(t *testing.T, after time.Duration, silent bool) {
 	})
 }
 
-// chat echoes until then, and closes. It fails if the server closes first.
+// chat exchanges messages until then, and closes. It fails if the server closes
+// first.
 func (c *drainConn) chat(until time.Time, random *rand.Rand, silent bool) error {
 	for time.Now().Before(until) {
 		next := time.Now().Add(300*time.Millisecond + drainExponential(random, 500*time.Millisecond))
@@ -429,7 +432,7 @@ func (c *drainConn) send(opcode byte, b []byte) error {
 	return err
 }
 
-// drainPaths picks slow ones with that probability.
+// drainPaths picks slow paths with that probability.
 func drainPaths(slow float64, ms int) func(*rand.Rand) string {
 	return func(r *rand.Rand) string {
 		if r.Float64() < slow {

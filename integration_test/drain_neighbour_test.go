@@ -11,8 +11,8 @@ import (
 )
 
 // A sidecar in the same network namespace, with a hundred connections that stay
-// open, requests that don't end, and new clients all the time. Each server is
-// told from its neighbour in another way.
+// open, requests that don't end, and new clients all the time. Each case tells
+// the server from its neighbour in another way.
 func drainNeighbours(t *testing.T) {
 	s := drainStop{
 		server: drainThreads, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
@@ -36,18 +36,18 @@ func drainNeighbours(t *testing.T) {
 	s.beside = drainSidecar(func(t *testing.T, command []string) []string { return drainInCgroup(t, b(t), command) })
 	drainCompare(t, s, 2, []string{"closed"}, check)
 
-	// In one cgroup, by who holds the listener.
+	// In one cgroup, by the process that holds the listener.
 	s.scenario = "7 sidecar in the same cgroup"
 	s.inside, s.beside = nil, drainSidecar(nil)
 	drainRun(t, s, "closed", 2, check)
 
-	// In the host's network namespace nothing may tell; the ports do.
+	// In the host's network namespace nothing else may tell them apart; the ports do.
 	s.scenario = "7 sidecar, told by PORTS"
 	s.env = append(s.env, fmt.Sprintf("PORTS=%d", drainPort))
 	drainRun(t, s, "closed", 2, check)
 }
 
-// drainSidecar starts a server with clients that won't go away.
+// drainSidecar starts a server whose clients never leave.
 func drainSidecar(inside func(*testing.T, []string) []string) func(*testing.T, *drainNet) {
 	return func(t *testing.T, n *drainNet) {
 		command := drainNode.command(t)
@@ -75,12 +75,12 @@ func drainSidecar(inside func(*testing.T, []string) []string) func(*testing.T, *
 	}
 }
 
-// drainInCgroup is the command that enters a cgroup first.
+// drainInCgroup returns the command preceded by what enters a cgroup first.
 func drainInCgroup(t *testing.T, dir string, command []string) []string {
 	return append([]string{program(t, "/bin/sh", "dash"), "-c", `echo 0 >"$0/cgroup.procs" && exec "$@"`, dir}, command...)
 }
 
-// drainCgroups makes two of them where version 2 is mounted, when they are asked for.
+// drainCgroups makes two cgroups where version 2 is mounted, when first used.
 func drainCgroups(t *testing.T) (a, b func(t *testing.T) string) {
 	made := sync.OnceValues(func() (string, error) {
 		mounts, err := os.ReadFile("/proc/mounts")

@@ -18,8 +18,8 @@ import (
 )
 
 func TestNobodyIsLost(t *testing.T) {
-	// Not parallel to the package's other tests: who is to be fast here should
-	// not have to share the machine more than it must.
+	// Not parallel to the package's other tests: these assert times, and should
+	// share the machine with as little as possible.
 	t.Run("all", func(t *testing.T) {
 		for _, scenario := range []func(*testing.T){
 			drainDies, drainSecure, drainPropagates, drainHurries, drainWebSockets, drainPreForks, drainStreams, drainSlowReaders, drainKeepAlives,
@@ -31,14 +31,15 @@ func TestNobodyIsLost(t *testing.T) {
 	t.Logf("What clients lost when a server was stopped:\n%s", &drainReport)
 }
 
-// drainSeed is TEST_SEED.
+// drainSeed returns TEST_SEED.
 func drainSeed() uint64 {
 	n, _ := strconv.ParseUint(os.Getenv("TEST_SEED"), 10, 64)
 	return n
 }
 
-// drainCompare runs a stop under each init, and so many under each of the values
-// of DRAIN_UNTIL, whose results check looks at. All of them in parallel.
+// drainCompare runs one stop under each init, and the given number of them under
+// each value of DRAIN_UNTIL, whose results it passes to check. All run in
+// parallel.
 func drainCompare(t *testing.T, s drainStop, stops int, until []string, check func(t *testing.T, r *drainResult)) {
 	for _, init := range drainInits {
 		drainRun(t, s, init, 1, func(t *testing.T, r *drainResult) {
@@ -68,7 +69,7 @@ func drainRun(t *testing.T, s drainStop, init string, stops int, check func(t *t
 }
 
 // A server that dies on SIGTERM, requests of which one in ten is slow, and a
-// balancer that follows readiness 2 s late.
+// balancer that follows readiness with a delay of 2 s.
 func drainDies(t *testing.T) {
 	for _, server := range []drainServer{drainNode, drainThreads} {
 		drainCompare(t, drainStop{
@@ -87,8 +88,8 @@ func drainDies(t *testing.T) {
 	}
 }
 
-// The same inside TLS, where a server says something (its session tickets) after
-// the request has come.
+// The same with TLS, where a server sends something (its session tickets) after
+// the request has arrived.
 func drainSecure(t *testing.T) {
 	both := drainCertificate(t)
 	drainCompare(t, drainStop{
@@ -106,7 +107,7 @@ func drainSecure(t *testing.T) {
 	})
 }
 
-// drainCertificate makes one that nobody checks, and its key, in one file.
+// drainCertificate writes a self-signed certificate and its key to one file.
 func drainCertificate(t *testing.T) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
@@ -130,7 +131,7 @@ func drainCertificate(t *testing.T) string {
 	return path
 }
 
-// Balancers that take 8 s to move on, and a window of 2 s.
+// Balancers that take 8 s to stop sending, and a window of 2 s.
 func drainPropagates(t *testing.T) {
 	for _, rate := range []float64{1, 4, 40} {
 		s := drainStop{
@@ -140,7 +141,7 @@ func drainPropagates(t *testing.T) {
 			traffic: func(l *drainLoad) { l.arrive(rate, drainPaths(0, 0)) },
 		}
 		if rate < 4 {
-			s.warm = 12 * time.Second // to know the rate
+			s.warm = 12 * time.Second // for the arrival rate to be known
 		}
 		drainCompare(t, s, 2, []string{"quiet"}, func(t *testing.T, r *drainResult) {
 			r.lossless(t)
@@ -206,15 +207,15 @@ func drainWebSockets(t *testing.T) {
 }
 
 // More clients than a pre-forking server's workers can accept when the signal
-// comes. Its listener is closed on SIGTERM, with those who wait in its queue.
+// comes. Its listener is closed on SIGTERM, and resets those in its queue.
 func drainPreForks(t *testing.T) {
 	drainCompare(t, drainStop{
 		scenario: "4 clients wait to be accepted", server: drainGunicorn, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
 		grace: 25 * time.Second, warm: 3 * time.Second, late: time.Second,
 		traffic: func(l *drainLoad) { l.arrive(6, drainPaths(1, 500)) },
 	}, 2, []string{"quiet", "idle"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
-	// Here it is the parent that keeps the listener open when the workers have
-	// ceased to accept.
+	// Here the parent keeps the listener open after the workers have stopped
+	// accepting.
 	drainCompare(t, drainStop{
 		scenario: "4 clients wait to be accepted", mild: true, server: drainUvicornWorkers, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
 		grace: 25 * time.Second, warm: 3 * time.Second, late: 2 * time.Second,
@@ -242,8 +243,8 @@ func drainStreams(t *testing.T) {
 	}
 }
 
-// Clients that are slow to read an answer which the server has written long ago.
-// It closes, or dies, and the network goes with it and what is still on its way.
+// Clients that are slow to read an answer which the server wrote long ago. When
+// it closes or dies, its network namespace ends, with the data still in flight.
 func drainSlowReaders(t *testing.T) {
 	drainCompare(t, drainStop{
 		scenario: "5 slow readers of 1.5 MB", server: drainThreads, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
@@ -256,11 +257,11 @@ func drainSlowReaders(t *testing.T) {
 	}, 1, []string{"idle", "closed"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
 }
 
-// drainKnownSlow is the age at which a request is known to be slow: what sockets
-// says, and a little for the delays of a busy machine.
+// drainKnownSlow is the age at which a request is known to be slow: package
+// sockets' limit, and a margin for a busy machine.
 const drainKnownSlow = 300 * time.Millisecond
 
-// Fifty connections that stay and are never still, some of them with slow requests.
+// Fifty connections that stay and are never idle, some of them with slow requests.
 func drainKeepAlives(t *testing.T) {
 	for _, server := range []drainServer{drainNode, drainThreads} {
 		drainCompare(t, drainStop{
@@ -276,7 +277,7 @@ func drainKeepAlives(t *testing.T) {
 			},
 		}, 2, []string{"idle"}, func(t *testing.T, r *drainResult) {
 			r.because(t, "idle")
-			// That a request will be slow can't be known before it is.
+			// A request can't be known to be slow before it is.
 			for _, asked := range r.slow {
 				if age := r.signal - asked; age > drainKnownSlow {
 					t.Errorf("lost a slow request that was %s old at the signal:\n%s\n%s", age, strings.Join(r.details, "\n"), r.log)

@@ -23,10 +23,10 @@ import (
 //
 //	go test -run TestNobodyIsLost -v ./integration_test
 //
-// Every stop has a container's surroundings: the init (or the server, if there
-// is none) is PID 1, in a network namespace of its own, and what has not ended
-// when the grace period is over gets SIGKILL. What varies between two runs comes
-// from TEST_SEED. Times are asserted only where a scenario is about them, and
+// Every stop is that of a container: the init (or the server, if there is none)
+// is PID 1, in a network namespace of its own, and what has not ended at the end
+// of the grace period gets SIGKILL. What varies between two runs comes from
+// TEST_SEED. Times are asserted only where a scenario is about them, and
 // generously.
 
 // The ports in each network namespace.
@@ -39,7 +39,8 @@ const (
 // drainNet is a network namespace.
 type drainNet struct{ file *os.File }
 
-// drainHome is the tests' own; opened before any thread has left it.
+// drainHome is the tests' own network namespace, opened before any thread has
+// left it.
 var drainHome = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/ns/net") })
 
 func newDrainNet(t *testing.T) *drainNet {
@@ -67,7 +68,7 @@ func newDrainNet(t *testing.T) *drainNet {
 	return n
 }
 
-// drainLoopback switches it on.
+// drainLoopback brings the loopback interface up.
 func drainLoopback() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -83,7 +84,7 @@ func drainLoopback() error {
 }
 
 // do runs f in the namespace: sockets and processes made there belong to it. A
-// nil one is the tests' own.
+// nil namespace is the tests' own.
 func (n *drainNet) do(f func()) {
 	if n == nil {
 		f()
@@ -98,7 +99,7 @@ func (n *drainNet) do(f func()) {
 		panic(err)
 	}
 	defer func() {
-		// A thread that can't go home ends with its goroutine.
+		// A thread that can't return ends with its goroutine.
 		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}
@@ -106,7 +107,8 @@ func (n *drainNet) do(f func()) {
 	f()
 }
 
-// join connects two namespaces by a pair of interfaces: 10.99.0.1, and other has 10.99.0.2.
+// join connects two namespaces by a pair of interfaces: this one gets 10.99.0.1,
+// other 10.99.0.2.
 func (n *drainNet) join(t *testing.T, other *drainNet) {
 	t.Helper()
 	ip := func(in *drainNet, args ...string) {
@@ -128,12 +130,12 @@ func (n *drainNet) join(t *testing.T, other *drainNet) {
 }
 
 func (n *drainNet) dial(addr string, timeout time.Duration) (c net.Conn, err error) {
-	// One numeric address is dialled by the goroutine that asks.
+	// A single numeric address is dialled by the calling goroutine.
 	n.do(func() { c, err = (&net.Dialer{Timeout: timeout}).Dial("tcp4", addr) })
 	return c, err
 }
 
-// start is the package's, in the namespace.
+// start is the package's start, in the namespace.
 func (n *drainNet) start(t *testing.T, s setup, args ...string) (p *process) {
 	t.Helper()
 	var err error
@@ -179,7 +181,7 @@ func drainNodePath(t *testing.T) string {
 	return program(t, "/usr/bin/node", "nodejs")
 }
 
-// drainScript is the path of one of the servers.
+// drainScript returns the path of one of the servers.
 func drainScript(name string) string {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -188,7 +190,7 @@ func drainScript(name string) string {
 	return dir + "/servers/" + name
 }
 
-// drainInits are what each scenario is run under besides the value of
+// drainInits lists what each scenario is run under besides the values of
 // DRAIN_UNTIL that it is about.
 var drainInits = []string{"none", "tini", "dumb-init", "window"}
 
@@ -197,12 +199,12 @@ type drainStop struct {
 	scenario string
 	server   drainServer
 	init     string   // none, tini, dumb-init, or a value of DRAIN_UNTIL
-	env      []string // drainit's
-	public   []string // the server's
-	apart    bool     // the server's network goes with it, as a container's does
+	env      []string // for drainit
+	public   []string // for the server
+	apart    bool     // the server's network namespace ends with it, as a container's does
 	grace    time.Duration
 	warm     time.Duration                                 // traffic before the stop signal
-	late     time.Duration                                 // how long after readiness turns the balancer has moved on
+	late     time.Duration                                 // the balancer's delay after readiness turns
 	traffic  func(l *drainLoad)                            // starts the clients
 	beside   func(t *testing.T, n *drainNet)               // starts neighbours first; may be nil
 	inside   func(t *testing.T, command []string) []string // wraps the command; may be nil
@@ -212,7 +214,7 @@ type drainStop struct {
 	seed     uint64
 }
 
-// drainResult is what came of it.
+// drainResult is the result of a stop.
 type drainResult struct {
 	*drainLoad
 	log          string        // drainit's
@@ -225,7 +227,7 @@ func (s *drainStop) withDrainit() bool {
 	return s.init != "none" && s.init != "tini" && s.init != "dumb-init"
 }
 
-// command is the whole of it.
+// command returns the whole command.
 func (s *drainStop) command(t *testing.T) []string {
 	command := s.server.command(t)
 	switch s.init {
@@ -243,7 +245,7 @@ func (s *drainStop) command(t *testing.T) []string {
 	return command
 }
 
-// host is where the server listens.
+// host returns the address the server listens on.
 func (s *drainStop) host() string {
 	if s.apart {
 		return "10.99.0.2"
@@ -262,7 +264,7 @@ func (s *drainStop) environment() []string {
 	return env
 }
 
-// run makes the stop.
+// run carries out the stop.
 func (s *drainStop) run(t *testing.T) *drainResult {
 	t.Helper()
 	if s.net == nil {
@@ -279,7 +281,7 @@ func (s *drainStop) run(t *testing.T) *drainResult {
 	}
 	p := home.start(t, setup{as: command[0], env: s.environment()}, command[1:]...)
 	if s.apart {
-		home.file.Close() // only its processes keep it now
+		home.file.Close() // its processes keep it alive now
 	}
 	r := s.measure(t, s.host(), drainSubject{
 		done:   p.done,
@@ -299,7 +301,7 @@ type drainSubject struct {
 	log          func() string
 }
 
-// measure makes the stop of what was started, and listens on host.
+// measure stops what was started and listens on host.
 func (s *drainStop) measure(t *testing.T, host string, p drainSubject) *drainResult {
 	t.Helper()
 	l := newDrainLoad(s.net, fmt.Sprintf("%s:%d", host, drainPort), s.seed)
@@ -338,7 +340,7 @@ func (s *drainStop) measure(t *testing.T, host string, p drainSubject) *drainRes
 	return r
 }
 
-// line is the first one of drainit's log that holds text.
+// line returns the first line of drainit's log that contains text.
 func (r *drainResult) line(t *testing.T, text string) string {
 	t.Helper()
 	for line := range strings.Lines(r.log) {
@@ -350,7 +352,7 @@ func (r *drainResult) line(t *testing.T, text string) string {
 	return ""
 }
 
-// lossless fails if a client has lost anything.
+// lossless fails the test if a client has lost a request.
 func (r *drainResult) lossless(t *testing.T) {
 	t.Helper()
 	if r.losses() > 0 {
@@ -358,7 +360,7 @@ func (r *drainResult) lossless(t *testing.T) {
 	}
 }
 
-// because fails unless drainit had that reason to forward.
+// because fails the test unless drainit forwarded for that reason.
 func (r *drainResult) because(t *testing.T, want string) {
 	t.Helper()
 	if r.why != want {
@@ -402,7 +404,7 @@ func (d *drainTable) add(s *drainStop, r *drainResult) {
 	w.killed = w.killed || r.killed
 }
 
-// String lays the rows out, in the order of the scenarios' numbers.
+// String formats the rows, in the order of the scenarios' numbers.
 func (d *drainTable) String() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminating is every signal that ends a process that does nothing about it.
+// terminating lists every signal whose default action ends a process.
 func terminating() (all []unix.Signal) {
 	for s := unix.Signal(1); s <= 64; s++ {
 		switch s {
@@ -73,7 +73,7 @@ func TestExitCodesAreRemapped(t *testing.T) {
 	start(t, setup{env: env}, "--", testchild, "exit", "8").exits(8)
 }
 
-// file writes an executable, or not, file.
+// file writes a file, executable or not.
 func file(t *testing.T, name, content string, mode os.FileMode) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

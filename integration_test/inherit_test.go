@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// report is what testchild report prints.
+// report is the output of testchild report.
 type report struct {
 	PID, PPID, PGRP, SID int
 	Foreground           int
@@ -34,7 +34,7 @@ func parseReport(t *testing.T, text string) (r report) {
 	return r
 }
 
-// bare is the report without drainit.
+// bare returns the report of a child without drainit.
 func bare(t *testing.T, s setup) report {
 	t.Helper()
 	c := exec.Command(testchild, "report")
@@ -101,7 +101,7 @@ func TestTheChildsLimitUmaskAndSignalMask(t *testing.T) {
 		p.exits(0)
 		var hard unix.Rlimit
 		unix.Getrlimit(unix.RLIMIT_NOFILE, &hard)
-		// A child in Go would have raised its own.
+		// A child in Go would have raised its own limit.
 		if got, want := p.out.String(), fmt.Sprintf("200\n%d\n", hard.Max); got != want {
 			t.Errorf("limits %q, want %q", got, want)
 		}
@@ -163,18 +163,18 @@ func TestStdinReachesTheChild(t *testing.T) {
 	p.exits(0)
 }
 
-// stopped starts a child that writes to stdout all the while, stops it, and
-// expects every bit of that to work, and on time.
+// stopped starts a child that writes to stdout all the time, stops it, and
+// expects all of that to work, and on time.
 func stoppedInTime(t *testing.T, s setup) {
 	t.Helper()
 	env, url := healthPort(t)
-	// At debug, where more is logged than a pipe holds.
+	// At debug, which logs more than a pipe holds.
 	s.env = append(s.env, env, "GRACE_PERIOD=20s", "DRAIN_WINDOW=500ms", "LOG_LEVEL=debug")
 	p := start(t, s, "--", testchild, "loop", "6")
 	p.says("tick 1")
 	answers(t, url+"/readyz", 200)
 	for range 2000 {
-		p.signal(unix.SIGWINCH) // each a line
+		p.signal(unix.SIGWINCH) // one line each
 	}
 	before := p.out.count("tick")
 	asked := time.Now()

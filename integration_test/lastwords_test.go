@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wordsFile is a termination log, as the kubelet makes one, with what a longer
-// message before it may have left.
+// wordsFile makes a termination log, as the kubelet does, with the end of a
+// longer earlier message in it.
 func wordsFile(t *testing.T, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "termination-log")
@@ -115,7 +115,7 @@ func TestOutOfMemoryIsNamed(t *testing.T) {
 	w.becomes(200, "")
 	fmt.Fprintln(w.in, "eat 500")
 	w.exits(137)
-	// drainit lived to tell: the child was the victim.
+	// drainit survived: the child was the victim.
 	got := read(t, file)
 	want := `^the child was killed by SIGKILL after \S+; out of memory: the cgroup's oom_kill counter rose by \d+, raise the memory limit or lower the use$`
 	if !regexp.MustCompile(want).MatchString(got) {
@@ -153,7 +153,8 @@ func TestASIGKILLThatIsNotTheKernelsIsNotCalledSo(t *testing.T) {
 	}
 }
 
-// child0 is the PID of drainit's child in a container, as the tests see it.
+// child0 returns the PID of drainit's child in a container, in the tests' own
+// namespace.
 func (w *worker) child0() int {
 	w.t.Helper()
 	init := w.pidHere()
@@ -174,7 +175,7 @@ func TestATerminationLogThatCannotBeWritten(t *testing.T) {
 		asked := time.Now()
 		p.signal(term)
 		p.exits(5)
-		// The 500 ms that a write may take at most are not taken.
+		// The limit of 500 ms for a write is not used up.
 		t.Logf("ended %s after the signal", p.ended.Sub(asked).Round(time.Millisecond))
 		if n := p.err.count("\n"); n != 3 {
 			t.Errorf("want the three lines of a stop, and none about the file: %s", p.err)
@@ -240,8 +241,8 @@ func TestLongLastWordsAreCut(t *testing.T) {
 	t.Parallel()
 	for name, command := range map[string]string{
 		"a command": strings.Repeat("x", 6000),
-		// A cut in the middle of a letter would not be UTF-8, which the
-		// kubelet's report has to be.
+		// Cut in the middle of a letter it would not be UTF-8, which the
+		// kubelet requires.
 		"one in another alphabet": "x" + strings.Repeat("ж", 3000), "the other half": strings.Repeat("ж", 3000),
 		"not even text": strings.Repeat("\xff", 3000),
 	} {
@@ -265,7 +266,7 @@ func TestLongLastWordsAreCut(t *testing.T) {
 
 func TestLastWordsInAReadOnlyContainer(t *testing.T) {
 	t.Parallel()
-	// As the kubelet does: the file is mounted, and anybody may write it.
+	// As the kubelet does: the file is mounted, and writable for all.
 	file := wordsFile(t, "")
 	w := box(t, append([]string{"-v", file + ":/dev/termination-log"}, bareBox...), []string{"GRACE_PERIOD=10s", "DRAIN_WINDOW=500ms"}, "listen :8080", "onterm 0", `notify "STATUS=3 jobs left"`)
 	w.becomes(200, "")

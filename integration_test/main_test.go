@@ -1,7 +1,7 @@
 // Package integration_test runs the built binary as containers do: as the first
 // process of a PID namespace, in Docker, behind a terminal, in front of real
-// servers. What can't run here is skipped with its reason, or fails where CI=true
-// and the machine could have had it.
+// servers. A test that can't run here is skipped with its reason, or fails where
+// CI=true and what it needs could have been installed.
 package integration_test
 
 import (
@@ -30,7 +30,7 @@ import (
 // drainit and testchild are the paths of the built programs.
 var drainit, testchild string
 
-// patience is for what should happen soon, on a machine that may be busy.
+// patience bounds what should happen soon, on a machine that may be busy.
 const patience = 20 * time.Second
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
@@ -41,7 +41,7 @@ func testMain(m *testing.M) int {
 		fmt.Println("skipped by -short: these tests take ten minutes and want root and Docker")
 		return 0
 	}
-	// These tests wait far more than they work.
+	// These tests mostly wait, so more of them than CPUs may run.
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
 	if !chosen {
@@ -64,8 +64,8 @@ func testMain(m *testing.M) int {
 	return code
 }
 
-// build makes both programs, as the Makefile does: without -race, which the
-// tests themselves may have. TEST_DRAINIT names one that is there already.
+// build builds both programs as the Makefile does: without -race, which the
+// tests themselves may have. TEST_DRAINIT names a drainit to use instead.
 func build(dir string) error {
 	testchild, drainit = filepath.Join(dir, "testchild"), os.Getenv("TEST_DRAINIT")
 	programs := map[string]string{testchild: "./testchild"}
@@ -83,7 +83,8 @@ func build(dir string) error {
 	return nil
 }
 
-// missing skips, or fails where everything that can be installed should be.
+// missing skips the test, or fails it where CI=true and what is missing can be
+// installed.
 func missing(t *testing.T, installable bool, format string, args ...any) {
 	t.Helper()
 	if installable && os.Getenv("CI") == "true" {
@@ -92,7 +93,7 @@ func missing(t *testing.T, installable bool, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// program finds an installed program.
+// program returns path if there is such a program.
 func program(t *testing.T, path, debianPackage string) string {
 	t.Helper()
 	if _, err := os.Stat(path); err != nil {
@@ -101,7 +102,7 @@ func program(t *testing.T, path, debianPackage string) string {
 	return path
 }
 
-// namespaces says why no PID namespace can be made, or "".
+// namespaces returns why no PID namespace can be made, or "".
 var namespaces = sync.OnceValue(func() string {
 	c := exec.Command(testchild, "stage", "--", testchild, "exit", "0")
 	c.SysProcAttr = newPIDNamespace()
@@ -121,24 +122,24 @@ func newPIDNamespace() *syscall.SysProcAttr {
 	return attr
 }
 
-// setup is how drainit is run. The zero setup is as PID 1 with a /proc of its
-// own, no readiness port, and a child that is ready once started.
+// setup is how drainit is run. The zero setup runs it as PID 1 with a /proc of
+// its own, no readiness port, and a child that is ready once started.
 type setup struct {
-	env    []string // DRAINIT_ variables without the prefix, others as they are
-	direct bool     // not as PID 1 but as any process
+	env    []string // variables; drainit's without the prefix
+	direct bool     // not as PID 1
 	proc   string   // for PID 1: fresh, none, or host
 	stage  []string // more flags of testchild stage
-	as     string   // path of drainit, if another
+	as     string   // another path of drainit
 	stdin  *os.File
-	stdout *os.File // nil: collected
-	stderr *os.File // nil: collected
+	stdout *os.File // nil: into process.out
+	stderr *os.File // nil: into process.err
 	extra  []*os.File
 	dir    string
 	term   *terminal // becomes 0, 1, 2 and the controlling terminal
 	shell  []string  // what to execute instead of drainit
 }
 
-// process is a drainit that was started.
+// process is a started drainit.
 type process struct {
 	t        *testing.T
 	pid      int // in the tests' own PID namespace
@@ -150,7 +151,7 @@ type process struct {
 	ended    time.Time
 }
 
-// environment is the tests' own with the variables of env.
+// environment returns the tests' own environment with the variables of env.
 func environment(env []string) []string {
 	all := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LC_ALL=C.UTF-8",
 		"DRAINIT_HEALTH_ADDR=off", "DRAINIT_READY_CHECK=started"}
@@ -165,7 +166,7 @@ func environment(env []string) []string {
 
 var unprefixed = regexp.MustCompile(`^(HEALTH_ADDR|GRACE_PERIOD|DRAIN_|STOP_|KILL_|UNREADY_|SIGNAL_|EXIT_CODES|ORPHAN_|READY_|WATCHDOG=|PORTS|LOG_|TERMINATION_LOG)`)
 
-// start starts drainit with args. Everything is gone when the test ends.
+// start starts drainit with args, and kills everything when the test ends.
 func start(t *testing.T, s setup, args ...string) *process {
 	t.Helper()
 	p, err := launch(t, s, args...)
@@ -250,7 +251,7 @@ func launch(t *testing.T, s setup, args ...string) (*process, error) {
 	return p, nil
 }
 
-// kill ends drainit and all that descends from it.
+// kill ends drainit and all its descendants.
 func (p *process) kill() {
 	select {
 	case <-p.done:
@@ -272,11 +273,11 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 }
 
-// send is signal for one that may have ended: by the handle, since its PID may
-// be somebody else's by now.
+// send is signal for a drainit that may have ended. It uses the handle, since the
+// PID may be another process's by now.
 func (p *process) send(sig syscall.Signal) error { return p.handle.Signal(sig) }
 
-// wait is drainit's exit code.
+// wait waits for drainit's end and returns its exit code.
 func (p *process) wait() int {
 	p.t.Helper()
 	return p.waitFor(patience)
@@ -300,13 +301,13 @@ func (p *process) exits(code int) {
 	}
 }
 
-// says waits for a line of the child's.
+// says waits for a line of the child.
 func (p *process) says(text string) string { p.t.Helper(); return p.out.wait(p.t, text) }
 
-// logs waits for a line of drainit's.
+// logs waits for a line of drainit's log.
 func (p *process) logs(text string) string { p.t.Helper(); return p.err.wait(p.t, text) }
 
-// child is the PID of drainit's child, as the tests see it.
+// child returns the PID of drainit's child, in the tests' own namespace.
 func (p *process) child() int {
 	p.t.Helper()
 	var pid int
@@ -321,10 +322,9 @@ func (p *process) child() int {
 	return pid
 }
 
-// catching waits until drainit has taken over the signals: SIGCONT is the first
-// of those that the Go runtime leaves alone until it is told, and that comes
-// after SIGTERM in the order in which drainit asks for them. No child may have
-// been started before.
+// catching waits until drainit catches signals. SIGCONT is the first one that the
+// Go runtime leaves alone until asked, and drainit asks for it after SIGTERM. No
+// child may have been started before.
 func (p *process) catching() {
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.pid, p.pid))
@@ -341,8 +341,9 @@ func (p *process) catching() {
 	p.t.Error("drainit catches no signals")
 }
 
-// signalSet reads one of the masks in /proc/PID/status, without the C library's
-// own 32 and 33: glibc's posix_spawn, which make uses, has its children ignore them.
+// signalSet reads one of the masks in /proc/PID/status, without 32 and 33, which
+// belong to the C library: children of glibc's posix_spawn, such as make's, ignore
+// them.
 func signalSet(status, name string) uint64 {
 	_, rest, _ := strings.Cut(status, "\n"+name+":\t")
 	word, _, _ := strings.Cut(rest, "\n")
@@ -350,7 +351,7 @@ func signalSet(status, name string) uint64 {
 	return mask &^ (1<<31 | 1<<32)
 }
 
-// attribute finds key=value in a line of the log.
+// attribute returns the value of key= in a line of the log.
 func attribute(t *testing.T, line, key string) string {
 	t.Helper()
 	m := regexp.MustCompile(`(?:^| )` + key + `=("[^"]*"|\S*)`).FindStringSubmatch(line)
@@ -360,7 +361,7 @@ func attribute(t *testing.T, line, key string) string {
 	return strings.Trim(m[1], `"`)
 }
 
-// duration is attribute for one.
+// duration is attribute for a duration.
 func duration(t *testing.T, line, key string) time.Duration {
 	t.Helper()
 	d, err := time.ParseDuration(attribute(t, line, key))
@@ -370,8 +371,8 @@ func duration(t *testing.T, line, key string) time.Duration {
 	return d
 }
 
-// about fails unless got is at least want, and not more than what a busy machine
-// may add to that.
+// about fails the test unless got is at least want, and at most what a busy
+// machine may add to it.
 func about(t *testing.T, what string, got, want time.Duration) {
 	t.Helper()
 	if got < want-20*time.Millisecond || got > want+4*time.Second {
@@ -379,7 +380,7 @@ func about(t *testing.T, what string, got, want time.Duration) {
 	}
 }
 
-// eventually polls for a condition that nothing tells of.
+// eventually polls for a condition that has no event to wait for.
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
@@ -462,13 +463,13 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// tail is the end of it, for messages.
+// tail returns the end of the output, for messages.
 func (l *lines) tail() string {
 	s := l.String()
 	return s[max(0, len(s)-4000):]
 }
 
-// find returns the first complete line that holds text.
+// find returns the first complete line that contains text.
 func (l *lines) find(text string) (line string, found, ended bool, changed chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -500,7 +501,7 @@ func (l *lines) wait(t *testing.T, text string) string {
 	}
 }
 
-// count is how often text is there.
+// count returns how often text occurs.
 func (l *lines) count(text string) int { return strings.Count(l.String(), text) }
 
 var ports = struct {
@@ -524,10 +525,10 @@ func freePort(t *testing.T) int {
 	return 0
 }
 
-// probeClient makes a connection for each request, as the kubelet does.
+// probeClient opens a connection for each request, as the kubelet does.
 var probeClient = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// get is the status and the body of url; 0 if nothing answers.
+// get returns the status and the body of url; 0 if there is no answer.
 func get(url string) (int, string) {
 	r, err := probeClient.Get(url)
 	if err != nil {
@@ -541,7 +542,7 @@ func get(url string) (int, string) {
 	return r.StatusCode, string(b)
 }
 
-// healthPort is the variable for a free port, and its URL.
+// healthPort returns the variable that sets a free port, and its URL.
 func healthPort(t *testing.T) (variable, url string) {
 	t.Helper()
 	addr := fmt.Sprintf("127.0.0.1:%d", freePort(t))

@@ -46,7 +46,7 @@ func TestNotifyIsHeardWhateverTheCheckIs(t *testing.T) {
 	t.Parallel()
 	w := runs["as PID 1"](t, []string{"READY_CHECK=http://127.0.0.1:PORT/", "READY_INTERVAL=20ms"}, "code 500", "listen 127.0.0.1:PORT")
 	w.becomes(503, ": 500")
-	w.notify("READY=1") // the check is what was asked for
+	w.notify("READY=1") // READY_CHECK decides, not this
 	w.notify("STATUS=said so")
 	eventually(t, "STATUS is shown", func() bool { return w.status().Text == "said so" })
 	w.asks("/readyz", 503, ": 500")
@@ -122,7 +122,7 @@ func TestWatchdog(t *testing.T) {
 			w.notify("WATCHDOG=1")
 			answers(t, w.url+"/livez", 200)
 			w.logs("watchdog: the child is alive again")
-			// In time, some of the time: what counts is the silence.
+			// Sent in time for a while: what counts is the silence after it.
 			for range 20 {
 				w.notify("WATCHDOG=1")
 			}
@@ -133,9 +133,9 @@ func TestWatchdog(t *testing.T) {
 			w.logs(`why="WATCHDOG=trigger"`)
 			w.notify("WATCHDOG=1")
 			answers(t, w.url+"/livez", 200)
-			w.notify("WATCHDOG_USEC=100000") // shorter, and from now on
+			w.notify("WATCHDOG_USEC=100000") // a shorter interval, from now on
 			answers(t, w.url+"/livez", 503)
-			w.notify("WATCHDOG_USEC=0\nWATCHDOG=1") // no more will come
+			w.notify("WATCHDOG_USEC=0\nWATCHDOG=1") // disarms it
 			answers(t, w.url+"/livez", 200)
 			w.stop(0)
 		})
@@ -153,15 +153,14 @@ func TestNoWatchdogUnlessAskedFor(t *testing.T) {
 	}
 	w.notify("READY=1\nWATCHDOG=1\nWATCHDOG_USEC=1000")
 	w.becomes(200, "")
-	w.notify("WATCHDOG=trigger") // which needs no period
+	w.notify("WATCHDOG=trigger") // it needs no interval
 	answers(t, w.url+"/livez", 503)
 	w.notify("WATCHDOG=1")
 	w.notify("READY=1")
 	w.asks("/readyz", 200, "")
 }
 
-// Under a service manager with a watchdog it is the child that feeds it,
-// through drainit.
+// Under a service manager with a watchdog the child feeds it, through drainit.
 func TestAnInheritedWatchdogIsTheChilds(t *testing.T) {
 	t.Parallel()
 	w := work(t, setup{env: []string{"READY_CHECK=notify", "WATCHDOG_USEC=5000000", "WATCHDOG_PID=1"}})
@@ -183,7 +182,7 @@ func TestMalformedDatagramsCostNothingButThemselves(t *testing.T) {
 	for _, d := range bad {
 		w.notify(d)
 	}
-	// Not wrong, and nothing to act on.
+	// Valid, but without effect.
 	for _, d := range []string{"no line with an equals sign", "\n\n\n", "=", "READY", "FDSTORE=1\nFDNAME=x", "ready=1", " READY=1"} {
 		w.notify(d)
 	}
@@ -200,7 +199,7 @@ func TestMalformedDatagramsCostNothingButThemselves(t *testing.T) {
 	}
 }
 
-// flood is 100,000 datagrams while SIGTERM arrives.
+// 100,000 datagrams while SIGTERM arrives.
 func TestAFloodNeverDelaysASignal(t *testing.T) {
 	const datagrams = 100_000
 	kinds := map[string]string{
@@ -260,8 +259,8 @@ func sendTo(t *testing.T, addr, datagram string) {
 	}
 }
 
-// refuses waits until drainit has counted so many strangers, and makes sure
-// that nothing came of what they sent.
+// refuses waits until drainit has counted the given number of foreign senders,
+// and checks that what they sent had no effect.
 func (w *worker) refuses(n uint64) {
 	w.t.Helper()
 	eventually(w.t, "the datagram is counted as foreign", func() bool { return w.status().Notify.Foreign == n })
@@ -319,7 +318,7 @@ func TestDatagramsFromOutsideAreRefused(t *testing.T) {
 	})
 	t.Run("from a neighbour that shares the network namespace", func(t *testing.T) {
 		t.Parallel()
-		// Without /dev/shm the name is abstract, and the network's.
+		// Without /dev/shm the name is abstract, and belongs to the network namespace.
 		w := box(t, []string{"--ipc", "none", "--read-only"}, []string{"READY_CHECK=notify"})
 		_, env := w.childEnv()
 		if !strings.HasPrefix(env["NOTIFY_SOCKET"], "@") {
@@ -358,7 +357,7 @@ func TestTheNotifySocketIsRemoved(t *testing.T) {
 	}
 }
 
-// upstream is whoever supervises drainit: systemd, podman.
+// upstream is what supervises drainit: systemd, podman.
 func upstream(t *testing.T, addr string) *net.UnixConn {
 	t.Helper()
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: addr, Net: "unixgram"})
@@ -406,7 +405,7 @@ func TestUpstreamIsToldOfReadinessStoppingAndStatus(t *testing.T) {
 			w.notify("RELOADING=1")
 			w.becomes(503, "reloading")
 			w.notify("READY=1\nSTATUS=reloaded")
-			receive(t, u, "STATUS=reloaded\n") // and READY=1 once only
+			receive(t, u, "STATUS=reloaded\n") // READY=1 only once
 			w.becomes(200, "")
 			w.deliver(term)
 			receive(t, u, "STOPPING=1\n")
@@ -418,12 +417,12 @@ func TestUpstreamIsToldOfReadinessStoppingAndStatus(t *testing.T) {
 func TestAnUpstreamThatDoesNotReadOrIsNotThere(t *testing.T) {
 	t.Parallel()
 	full := filepath.Join(t.TempDir(), "full")
-	upstream(t, full) // and nobody reads
+	upstream(t, full) // without a reader
 	for name, at := range map[string]string{"full": full, "gone": filepath.Join(t.TempDir(), "gone"), "nonsense": "nonsense", "too long": "/" + strings.Repeat("x", 200)} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := work(t, setup{env: []string{"READY_CHECK=notify", "NOTIFY_SOCKET=" + at, "GRACE_PERIOD=10s", "DRAIN_WINDOW=500ms"}}, "onterm 7")
-			for i := range 1000 { // far more than any queue holds
+			for i := range 1000 { // more than any queue holds
 				if i%100 == 99 {
 					w.notify(fmt.Sprintf("STATUS=%d", i))
 				} else {
@@ -444,8 +443,8 @@ func TestAnUpstreamThatDoesNotReadOrIsNotThere(t *testing.T) {
 
 func TestNotifyWithoutAWritablePlace(t *testing.T) {
 	t.Parallel()
-	// No /dev/shm, a read-only disk, no capability, another uid: it works all
-	// the same, for whoever understands abstract names.
+	// No /dev/shm, a read-only disk, no capability, another uid: it still works,
+	// for senders that understand abstract names.
 	w := box(t, []string{"--ipc", "none", "--read-only", "--user", "65534", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"},
 		[]string{"READY_CHECK=notify", "WATCHDOG=1h"})
 	pid, env := w.childEnv()
@@ -454,8 +453,8 @@ func TestNotifyWithoutAWritablePlace(t *testing.T) {
 	}
 	w.notify("READY=1")
 	w.becomes(200, "")
-	// Who did not ask for the protocol is not given a name that breaks Ruby's
-	// senders.
+	// Without a request for the protocol the child gets no name that breaks
+	// Ruby's senders.
 	quiet := box(t, []string{"--ipc", "none", "--read-only"}, []string{"READY_CHECK=started"})
 	if _, env := quiet.childEnv(); env["NOTIFY_SOCKET"] != "" {
 		t.Errorf("NOTIFY_SOCKET=%s", env["NOTIFY_SOCKET"])

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sender starts a real program that speaks the protocol, under drainit, with a
+// sender starts a real program that speaks the protocol under drainit, with a
 // readiness port.
 func sender(t *testing.T, s setup, words ...string) *worker {
 	t.Helper()
@@ -20,7 +20,7 @@ func sender(t *testing.T, s setup, words ...string) *worker {
 	return &worker{process: start(t, s, append([]string{"--"}, words...)...), url: url}
 }
 
-// The script goes on when a line comes on its stdin.
+// The script continues when a line arrives on its stdin.
 func TestSystemdNotify(t *testing.T) {
 	t.Parallel()
 	notify := program(t, "/usr/bin/systemd-notify", "systemd")
@@ -102,7 +102,7 @@ func TestHAProxySaysWhenItIsReady(t *testing.T) {
 	if code, body := get(url); code != 200 || body != "ok" {
 		t.Errorf("ready, and it answers %d %q", code, body)
 	}
-	// A reload: unready while it says so, and ready again.
+	// A reload: unready while it lasts, then ready again.
 	w.deliver(unix.SIGUSR2)
 	w.logs("not ready")
 	w.logs("msg=\"drainit: ready\"")

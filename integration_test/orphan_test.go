@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reaped asks drainit how many exits it has collected.
+// reaped returns how many exits drainit has collected.
 func reaped(url string) int {
 	var s struct {
 		Reaped int `json:"processes_reaped"`
@@ -23,7 +23,7 @@ func reaped(url string) int {
 	return s.Reaped
 }
 
-// zombies counts the dead that drainit has not collected.
+// zombies counts the exited processes that drainit has not collected.
 func (p *process) zombies() (n int) {
 	for _, c := range processes() {
 		if c.ppid == p.pid && c.state == "Z" {
@@ -62,8 +62,8 @@ func TestOrphansThatDieAtOnceAreAllReaped(t *testing.T) {
 	}
 }
 
-// crowd waits until there is room for n processes more, and keeps others who run
-// these tests from taking it: 32,768 are all that many a machine has.
+// crowd waits until there is room for n more processes, and keeps concurrent runs
+// of these tests from taking it: many machines allow 32,768 processes in all.
 func crowd(t *testing.T, n int) {
 	t.Helper()
 	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "drainit-test-crowd.lock"), os.O_CREATE|os.O_RDWR, 0o666)
@@ -78,7 +78,7 @@ func crowd(t *testing.T, n int) {
 	}
 }
 
-// room says whether n processes more leave enough for others.
+// room reports whether n more processes leave enough for others.
 func room(n int) bool {
 	for _, limit := range []string{"pid_max", "threads-max"} {
 		b, err := os.ReadFile("/proc/sys/kernel/" + limit)
@@ -90,7 +90,8 @@ func room(n int) bool {
 	return true
 }
 
-// threads is how many there are, from /proc/loadavg: "0.10 0.20 0.30 1/246 2188".
+// threads returns how many there are, from /proc/loadavg:
+// "0.10 0.20 0.30 1/246 2188".
 func threads() (n int) {
 	b, _ := os.ReadFile("/proc/loadavg")
 	_, rest, _ := strings.Cut(string(b), "/")
@@ -98,7 +99,7 @@ func threads() (n int) {
 	return n
 }
 
-// long is lines.wait for what takes its time.
+// long is lines.wait with more patience.
 func long(t *testing.T, l *lines, text string) {
 	t.Helper()
 	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
@@ -202,7 +203,7 @@ func TestOrphansGetTheStopSignalTooAndTheRestOfTheBudgetAtMost(t *testing.T) {
 		p := start(t, setup{env: []string{"GRACE_PERIOD=2s", "DRAIN_WINDOW=100ms", "ORPHAN_GRACE=1m"}}, "--", testchild, "leave", "-ignore", "-on-term", "-exit", "7")
 		p.says("ready")
 		p.signal(unix.SIGTERM)
-		p.exits(7) // the child's, although others were killed
+		p.exits(7) // the child's code, although others were killed
 		line := p.logs("SIGKILL to everything that is left")
 		about(t, "SIGKILL", duration(t, line, "after"), 1800*time.Millisecond)
 	})

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// runs starts a worker in a PID namespace and in Docker alike. The environment
-// may say PORT for a port that is free there.
+// runs starts a worker in a PID namespace or in Docker. PORT in the environment
+// stands for a port that is free there.
 var runs = map[string]func(t *testing.T, env []string, commands ...string) *worker{
 	"as PID 1": func(t *testing.T, env []string, commands ...string) *worker {
 		port := fmt.Sprint(freePort(t))
@@ -30,7 +30,7 @@ func withPort(port string, all []string) (replaced []string) {
 
 // A pod that is called ready before its server listens loses requests.
 func TestNotReadyBeforeTheServerListens(t *testing.T) {
-	const soon = 3 * time.Second // the contract's 1 s, on a machine that is busy
+	const soon = 3 * time.Second // promised within 1 s; this machine may be busy
 	const delay = 5 * time.Second
 	for check, then := range map[string]string{
 		"listen":                      "",
@@ -84,7 +84,7 @@ func TestNotReadyBeforeTheServerListens(t *testing.T) {
 
 func TestListenSeesNeitherItsOwnPortNorANeighbours(t *testing.T) {
 	t.Parallel()
-	// The neighbours: whatever listens on this machine, and this.
+	// The neighbours: everything that listens on this machine, and this listener.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func TestListenSeesNeitherItsOwnPortNorANeighbours(t *testing.T) {
 	w.becomes(503, "no listening TCP socket yet")
 	w.tell(fmt.Sprintf("listen 127.0.0.1:%d", port), "listening")
 	w.becomes(200, fmt.Sprintf("listening on %d", port))
-	// Looked for only while the child starts: it may close it for a while.
+	// Checked only while the child starts: it may close its listener for a while.
 	w.tell("close", "closed")
 	w.asks("/readyz", 200, "")
 }
@@ -155,7 +155,7 @@ func TestAHungHTTPCheck(t *testing.T) {
 	w.becomes(503, "unready: GET")
 	t.Logf("not ready %s after the server hung, with a timeout of 300ms", time.Since(hung).Round(time.Millisecond))
 	w.asks("/readyz", 503, "timeout")
-	// A check that hangs holds up nothing else.
+	// A hanging check blocks nothing else.
 	for _, path := range []string{"/livez", "/statusz", "/metrics"} {
 		w.asks(path, 200, "")
 	}
@@ -166,14 +166,14 @@ func TestAHungHTTPCheck(t *testing.T) {
 	w.tell("onterm 5", "onterm 5")
 	w.deliver(term)
 	w.logs("stop asked for")
-	w.run(nil, "skip") // which ends with PID 1
+	w.run(nil, "skip") // killed with PID 1
 	w.exits(5)
 }
 
 func TestWhatCountsAsAnAnswer(t *testing.T) {
 	t.Parallel()
 	w := runs["as PID 1"](t, []string{"READY_CHECK=http://127.0.0.1:PORT/", "READY_INTERVAL=20ms"}, "listen 127.0.0.1:PORT")
-	// Redirects lead nowhere here, and are not followed.
+	// Redirects are not followed; these lead nowhere.
 	for _, tt := range []struct{ code, want int }{
 		{200, 200}, {400, 503}, {299, 200}, {404, 503}, {301, 200}, {500, 503}, {302, 200}, {401, 503}, {399, 200}, {599, 503},
 	} {
@@ -187,7 +187,7 @@ func TestAWorkerThatNeverListensIsToldWhatToSet(t *testing.T) {
 		t.Run(where, func(t *testing.T) {
 			t.Parallel()
 			w := run(t, nil)
-			if where == "as PID 1" { // where the tests' default is another
+			if where == "as PID 1" { // the tests' default differs there
 				w.kill()
 				w = run(t, []string{"READY_CHECK=listen"})
 			}
@@ -223,9 +223,9 @@ func TestAfterT0TheCheckStopsMattering(t *testing.T) {
 	w.logs("stop asked for")
 	w.tell("code 500", "code 500")
 	before := w.tell("checks 1", "checks 1")
-	// Some 25 intervals in which a check would have come.
+	// About 25 intervals, in each of which a check would have come.
 	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		w.asks("/readyz", 200, "draining: stop asked for by SIGTERM") // UNREADY_DELAY, whatever the server says
+		w.asks("/readyz", 200, "draining: stop asked for by SIGTERM") // UNREADY_DELAY, although the server is not ready
 	}
 	after := w.tell("checks 1", "checks 1")
 	count := func(line string) (n int) { fmt.Sscanf(line, "checks 1 %d", &n); return n }
@@ -235,7 +235,7 @@ func TestAfterT0TheCheckStopsMattering(t *testing.T) {
 	if s := w.status(); s.Phase != "draining" {
 		t.Errorf("phase %s", s.Phase)
 	}
-	if w.err.count("not ready") != 1 { // the line of the stop itself
+	if w.err.count("not ready") != 1 { // the stop's own line
 		t.Errorf("stderr: %s", w.err)
 	}
 	w.run(nil, "skip")
@@ -249,7 +249,7 @@ func TestAChildThatIsStoppedWhileItStarts(t *testing.T) {
 	w.says("")
 	w.deliver(term)
 	w.logs("stop asked for")
-	w.asks("/readyz", 503, "draining") // never ready, so UNREADY_DELAY has nothing to keep up
+	w.asks("/readyz", 503, "draining") // never ready, so UNREADY_DELAY does not apply
 	w.asks("/startupz", 200, "")
 	w.exits(6)
 }
@@ -290,7 +290,7 @@ func TestCheckTellsWhatTheProbesAreTold(t *testing.T) {
 
 func TestReadinessOfADirectRun(t *testing.T) {
 	t.Parallel()
-	// Not as PID 1, as a person tries it out.
+	// Not as PID 1, as in a first try on a shell.
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("no /proc")
 	}

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopUnderLoad stops a server while a slow request is in flight and new ones come
-// all the time, and checks that through the whole window nobody notices.
+// stopUnderLoad stops a server while a slow request is in flight and new ones
+// arrive all the time, and checks that none fails during the window.
 type stopUnderLoad struct {
 	quick  string // URL of a quick answer
 	slow   func() (*http.Request, error)
@@ -93,8 +93,8 @@ func (l stopUnderLoad) run(t *testing.T) {
 
 	in := 0
 	for _, r := range requests {
-		// What is not answered by the end of the window may meet the server's
-		// closing, which is no longer drainit's to prevent.
+		// A request not answered by the end of the window may fail when the
+		// server closes; drainit can't prevent that.
 		if r.end.After(before.Add(l.window)) {
 			continue
 		}
@@ -110,7 +110,7 @@ func (l stopUnderLoad) run(t *testing.T) {
 	}
 	seen := 0
 	for _, r := range probes {
-		// Some time for the signal to arrive, on a machine this busy.
+		// Time for the signal to arrive on a busy machine.
 		if r.at.After(asked.Add(250*time.Millisecond)) && r.end.Before(before.Add(l.window)) {
 			seen++
 			if r.code != 503 {
@@ -129,8 +129,8 @@ func (l stopUnderLoad) run(t *testing.T) {
 	t.Logf("%d requests and %d probes through the window, all as they should be", in, seen)
 }
 
-// uvicorn is the command that serves examples/fastapi on port, in a copy
-// of the app: Python must not leave its caches in the repository.
+// uvicorn returns the command that serves a copy of examples/fastapi on port. A
+// copy, since Python must not leave its caches in the repository.
 func uvicorn(t *testing.T, host string, port int) []string {
 	t.Helper()
 	python := program(t, "/usr/bin/python3", "python3")
@@ -167,7 +167,7 @@ func TestFastAPIUnderUvicorn(t *testing.T) {
 		stop: func() { p.signal(unix.SIGTERM) },
 	}.run(t)
 	finished := time.Now()
-	// uvicorn ends with 0 or, of late, by the signal that stopped it.
+	// uvicorn exits with 0; newer versions die of the signal that stopped them.
 	if code := p.wait(); code != 0 && code != 143 {
 		t.Errorf("exit code %d: %s", code, p.err.tail())
 	}
@@ -264,7 +264,7 @@ func TestFewFileDescriptorsDoNotHoldUpAStop(t *testing.T) {
 	p.says("ready")
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	answers(t, "http://"+addr+"/readyz", 200)
-	for range 60 { // more than it can accept, and nobody says anything
+	for range 60 { // more silent connections than it can hold
 		if c, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 			defer c.Close()
 		}

@@ -20,13 +20,13 @@ import (
 var quick = []string{"GRACE_PERIOD=10s", "DRAIN_WINDOW=0s"}
 
 func TestEverySignal(t *testing.T) {
-	// Not forwarded: those that can't be caught or are not somebody's word, and
-	// drainit's own; SIGTERM and SIGINT begin a stop.
+	// Not forwarded: signals that can't be caught, those the kernel or the
+	// runtime sends, and drainit's own. SIGTERM and SIGINT begin a stop.
 	not := []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGPROF, 32, 33, 34, 60, 61, 62, 63}
 	stops := []unix.Signal{unix.SIGTERM, unix.SIGINT}
 	t.Run("is forwarded, or documented as not", func(t *testing.T) {
 		t.Parallel()
-		// A stop that would last, so that 60 to 63 are harmless.
+		// A stop that lasts, so that 60 to 63 are harmless.
 		p := start(t, setup{env: []string{"GRACE_PERIOD=10m", "DRAIN_WINDOW=5m"}}, "--", testchild, "signals", "-exit", "64:5")
 		p.says("ready")
 		for s := unix.Signal(1); s < 64; s++ {
@@ -37,7 +37,7 @@ func TestEverySignal(t *testing.T) {
 				continue
 			}
 			p.signal(s)
-			if s == 60 { // another of drainit's threads may take the next one, and sooner
+			if s == 60 { // another thread of drainit may take the next one earlier
 				p.logs("stop asked for")
 			}
 			if !slices.Contains(not, s) {
@@ -52,7 +52,7 @@ func TestEverySignal(t *testing.T) {
 			switch {
 			case !slices.Contains(not, s) && !slices.Contains(stops, s):
 				want = append(want, fmt.Sprintf("got %d", s))
-			case s == 63: // skip, which ends the wait that 60, prestop, began
+			case s == 63: // skip; it ends the wait that prestop (60) began
 				want = append(want, "got 15")
 			}
 		}
@@ -87,7 +87,7 @@ func TestAStormOfSignalsLosesNothing(t *testing.T) {
 			p.signal(unix.SIGTERM)
 		}
 		if p.send(storm[rand.IntN(len(storm))]) != nil {
-			break // it has ended: that was the SIGTERM
+			break // SIGTERM has ended it
 		}
 	}
 	p.exits(9)
@@ -120,8 +120,8 @@ func inParallel(t *testing.T, n int, f func(int)) {
 
 func TestSIGTERMWhileTheChildStartsIsNeverLost(t *testing.T) {
 	inParallel(t, 500, func(i int) {
-		// The child ends by the signal at any moment of its life, so anything
-		// but 143 is a signal that was lost, or sent to nobody.
+		// The signal ends the child at any moment of its life, so any other code
+		// than 143 means that it was lost.
 		p, err := launch(t, setup{env: quick, proc: "host"}, "--", "/bin/sleep", "15")
 		if err != nil {
 			t.Error(err)
@@ -183,7 +183,7 @@ func TestStopOnAnotherSignal(t *testing.T) {
 	t.Parallel()
 	p := start(t, setup{env: append(quick, "STOP_ON=QUIT,28")}, "--", testchild, "signals", "-exit", "3:3")
 	p.says("ready")
-	p.signal(unix.SIGTERM) // now one like any other
+	p.signal(unix.SIGTERM) // forwarded now, as any other
 	p.says("got 15")
 	p.signal(unix.SIGQUIT)
 	p.exits(3)
@@ -232,11 +232,11 @@ func TestFurtherStopSignals(t *testing.T) {
 		p.signal(unix.SIGINT)
 	}
 	p.logs("stop signal again")
-	p.signal(unix.SIGUSR1) // everything else passes meanwhile
+	p.signal(unix.SIGUSR1) // others are forwarded meanwhile
 	p.says("got 10")
 	about(t, "forwarded", duration(t, p.logs("stop signal forwarded"), "after"), time.Second)
 	p.says("got 15")
-	p.signal(unix.SIGTERM) // "and now for certain"
+	p.signal(unix.SIGTERM) // many servers: stop immediately
 	eventually(t, "a second SIGTERM reaches the child", func() bool { return p.out.count("got 15") == 2 })
 	p.signal(unix.SIGINT)
 	p.exits(8)
@@ -308,7 +308,7 @@ func TestCalledAsDockerInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, setup{as: link, env: quick}, "--", testchild, "exit", "5").exits(5)
-	start(t, setup{as: link, env: quick}, "--", "--version").exits(127) // a command, after --
+	start(t, setup{as: link, env: quick}, "--", "--version").exits(127) // after -- it is a command
 	p := start(t, setup{as: link}, "--version")
 	p.exits(0)
 	if !strings.Contains(p.out.String(), "version ") {

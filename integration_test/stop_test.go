@@ -103,8 +103,8 @@ func TestSilenceWhileAllIsWell(t *testing.T) {
 }
 
 func TestHiddenProc(t *testing.T) {
-	// As PID 1 nothing essential may need /proc; otherwise own processes can't
-	// be told from a neighbour's, and only the child's group is known.
+	// As PID 1 nothing essential may need /proc. Otherwise drainit's processes
+	// can't be told from others without it, and only the child's group is known.
 	t.Run("a stop and its deadline", func(t *testing.T) {
 		t.Parallel()
 		p := start(t, setup{proc: "none", env: []string{"GRACE_PERIOD=2s", "DRAIN_WINDOW=100ms"}}, "--", "/bin/sh", "-c", "trap '' TERM; echo ready; sleep 100 & sleep 100")
@@ -116,7 +116,7 @@ func TestHiddenProc(t *testing.T) {
 		t.Parallel()
 		p := start(t, setup{proc: "none"}, "--", "/bin/sh", "-c", "trap 'echo trapped; exit' TERM; (trap 'echo trap finished; exit' TERM; echo ready; while :; do sleep 0.1; done) & while :; do sleep 0.1; done")
 		p.says("ready")
-		p.signal(unix.SIGHUP) // ends the child, and not what it has started
+		p.signal(unix.SIGHUP) // ends the child, but not what it has started
 		p.exits(129)
 		p.says("trap finished")
 	})
@@ -139,8 +139,8 @@ func TestHiddenProc(t *testing.T) {
 
 func TestANeighboursProcessesAreNeverSignalled(t *testing.T) {
 	t.Parallel()
-	// Not as PID 1: what is not drainit's descendant is somebody else's, the
-	// tests' own process first of all.
+	// Not as PID 1: what does not descend from drainit is not its own, such as
+	// the tests' process.
 	neighbour := start(t, setup{direct: true}, "--", testchild, "signals")
 	neighbour.says("ready")
 	p := start(t, setup{direct: true, env: []string{"GRACE_PERIOD=2s", "DRAIN_WINDOW=0s", "ORPHAN_GRACE=300ms"}}, "--", testchild, "leave", "-ignore", "-grandchild", "-setsid", "-on-term", "-exit", "4")
@@ -152,5 +152,5 @@ func TestANeighboursProcessesAreNeverSignalled(t *testing.T) {
 		t.Errorf("the neighbour got: %s", got)
 	}
 	neighbour.signal(unix.SIGHUP)
-	neighbour.says("got 1") // and lives
+	neighbour.says("got 1") // it is alive
 }

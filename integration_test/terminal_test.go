@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// terminal is a pseudo-terminal and what was written to it.
+// terminal is a pseudo-terminal and the output that was written to it.
 type terminal struct {
 	master, slave *os.File
 	out           *lines
@@ -38,13 +38,13 @@ func openTerminal(t *testing.T) *terminal {
 	term := &terminal{master: os.NewFile(uintptr(fd), "/dev/ptmx"), slave: slave, out: newLines(), done: make(chan struct{})}
 	go func() {
 		defer close(term.done)
-		io.Copy(term.out, term.master) // until EIO: nobody has the other side
+		io.Copy(term.out, term.master) // until EIO: the other side is closed
 	}()
 	t.Cleanup(func() { term.master.Close(); term.slave.Close() })
 	return term
 }
 
-// read waits until everything was read, or for d.
+// read waits until all output was read, at most for d.
 func (term *terminal) read(d time.Duration) {
 	select {
 	case <-term.done:
@@ -52,7 +52,7 @@ func (term *terminal) read(d time.Duration) {
 	}
 }
 
-// types types.
+// types writes to the terminal as a keyboard does.
 func (term *terminal) types(t *testing.T, keys string) {
 	t.Helper()
 	if _, err := term.master.WriteString(keys); err != nil {
@@ -65,7 +65,7 @@ const (
 	ctrlZ = "\x1a"
 )
 
-// ticking waits until the looping child has written some more.
+// ticking waits until the looping child has written more.
 func ticking(t *testing.T, l *lines) {
 	t.Helper()
 	from := l.count("tick ")
@@ -85,7 +85,7 @@ func setTerminalFlag(t *testing.T, f *os.File, flag uint32) {
 	}
 }
 
-// These are as under docker run -it: PID 1 leads the session.
+// As under docker run -it, PID 1 leads the session.
 
 func TestOnATerminalAsPID1(t *testing.T) {
 	t.Run("the child is in the foreground, in a group of its own", func(t *testing.T) {

@@ -6,16 +6,16 @@ import (
 	"unsafe"
 )
 
-// Forks without an exec, for which Go has no call: twenty thousand executions
-// would take minutes. In the forked process there is one thread and no Go
-// runtime to speak of, so it makes raw system calls and nothing else.
+// Forks without exec, for which Go has no call: executing twenty thousand
+// programs would take minutes. The forked process has one thread and no working
+// Go runtime, so it makes raw system calls and nothing else.
 
 func pointer[T any](p *T) unsafe.Pointer { return unsafe.Pointer(p) }
 
 func lockThread() { runtime.LockOSThread() }
 
-// forkLeaves forks up to count processes that read fd 3 until its end and then
-// exit, and returns how many there are.
+// forkLeaves forks up to count processes that read fd 3 to its end and then
+// exit, and returns how many it made.
 func forkLeaves(count int) int { return fork(count, false) }
 
 // forkSpinners forks count processes that keep a CPU busy until they are killed.

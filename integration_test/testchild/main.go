@@ -1,6 +1,6 @@
 // Testchild is every child the integration tests need: it prints the signals it
-// gets, dies as it is told, leaves processes behind, tells what it inherited.
-// One static binary, so that it runs in an image from scratch.
+// gets, exits or dies as asked, leaves processes behind, reports what it
+// inherited. It is one static binary, so that it runs in an image from scratch.
 package main
 
 import (
@@ -52,20 +52,20 @@ func number(s string) int {
 
 func exit(args []string) { os.Exit(number(args[0])) }
 
-// printAll writes its arguments to stdout, and what it reads on stdin after it.
+// printAll writes its arguments to stdout, followed by its stdin.
 func printAll(args []string) {
 	fmt.Println(strings.Join(args, " "))
 	io.Copy(os.Stdout, os.Stdin)
 }
 
-// setDefault gives sig back its default action, past the Go runtime, which would
-// turn many signals into a panic or an exit code.
+// setDefault resets sig to its default action, bypassing the Go runtime, which
+// turns many signals into a panic or an exit code.
 func setDefault(sig int) {
 	var act [4]uintptr // struct kernel_sigaction, all zero: SIG_DFL
 	syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(pointer(&act)), 0, 8, 0, 0)
 }
 
-// die kills itself by the signal of that number.
+// die kills this process by the signal of that number.
 func die(args []string) {
 	sig := number(args[0])
 	unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
@@ -75,7 +75,7 @@ func die(args []string) {
 	fatal("survived signal %d", sig)
 }
 
-// exits are the -exit flags: SIGNAL:CODE.
+// exits holds the -exit flags: SIGNAL:CODE.
 type exits map[int]int
 
 func (e exits) String() string { return "" }
@@ -132,7 +132,7 @@ func signals(args []string) {
 	}
 }
 
-// Report is what a child finds itself with.
+// Report is what a child has inherited.
 type Report struct {
 	PID, PPID, PGRP, SID int
 	Foreground           int // the terminal's process group; 0: no terminal
@@ -159,7 +159,7 @@ func report([]string) {
 		}
 		name, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 		if strings.HasPrefix(name, "anon_inode:[event") {
-			continue // the runtime's own, of this process
+			continue // made by this process's Go runtime
 		}
 		r.FDs[fd], r.Flags[fd] = name, flags
 	}
@@ -209,7 +209,7 @@ func leave(args []string) {
 	os.Exit(*code)
 }
 
-// background stays until a signal comes, and says so when it has dealt with it.
+// background runs until a signal comes, and prints a line once it has handled it.
 func background(args []string) {
 	set := flag.NewFlagSet("background", flag.ExitOnError)
 	ignore := set.Bool("ignore", false, "ignore signals")
@@ -230,15 +230,15 @@ func background(args []string) {
 	for s := range got {
 		fmt.Println("background got", int(s.(syscall.Signal)))
 		if !*ignore {
-			time.Sleep(300 * time.Millisecond) // the trap takes its time
+			time.Sleep(300 * time.Millisecond) // a slow trap
 			fmt.Println("trap finished")
 			os.Exit(3)
 		}
 	}
 }
 
-// orphans makes COUNT orphans that end all at once: on SIGUSR1, or with -now.
-// With -exit it exits in that moment itself.
+// orphans makes COUNT orphans that end all at once: on SIGUSR1, or at once with
+// -now. With -exit it exits at the same moment.
 func orphans(args []string) {
 	set := flag.NewFlagSet("orphans", flag.ExitOnError)
 	count := set.Int("count", 1, "how many")
@@ -271,14 +271,14 @@ func orphans(args []string) {
 // leaves forks processes that wait for the end of fd 3, and exits.
 func leaves(args []string) {
 	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT} {
-		setDefault(int(sig)) // the forks have no Go runtime that could handle it
+		setDefault(int(sig)) // the forked processes have no Go runtime to handle it
 	}
 	if made, want := forkLeaves(number(args[0])), number(args[0]); made != want {
 		fatal("forked %d of %d", made, want)
 	}
 }
 
-// reserveThreads has the runtime make n threads.
+// reserveThreads makes the runtime start n threads.
 func reserveThreads(n int) {
 	var all, made sync.WaitGroup
 	made.Add(n)
@@ -293,15 +293,15 @@ func reserveThreads(n int) {
 	all.Wait()
 }
 
-// fill takes all the room the cgroup has for processes, then tells and stays:
-// "full", and the number of each signal.
+// fill forks until the cgroup allows no more processes, prints "full", and then
+// the number of each signal.
 func fill(args []string) {
 	set := flag.NewFlagSet("fill", flag.ExitOnError)
 	codes := make(exits)
 	set.Var(codes, "exit", "exit with CODE on SIGNAL")
 	spin := set.Int("spin", 0, "so many of them keep a CPU busy")
 	set.Parse(args)
-	reserveThreads(8) // or this program's own runtime would be what gives up
+	reserveThreads(8) // or this program's own runtime would crash
 	got := make(chan os.Signal, 16)
 	signal.Notify(got, unix.SIGTERM, unix.SIGUSR1)
 	r, _, err := os.Pipe()
@@ -317,7 +317,7 @@ func fill(args []string) {
 	for s := range got {
 		sig := int(s.(syscall.Signal))
 		fmt.Println("got", sig)
-		n += forkLeaves(100000) // whatever has become free
+		n += forkLeaves(100000) // what has become free again
 		if code, ok := codes[sig]; ok {
 			os.Exit(code)
 		}
@@ -356,8 +356,8 @@ func kill(args []string) {
 	}
 }
 
-// loop writes a line to stdout every so often, for ever, and exits on SIGTERM
-// with the number given.
+// loop writes a line to stdout at intervals, and exits on SIGTERM with the given
+// code.
 func loop(args []string) {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
@@ -386,8 +386,8 @@ func ps([]string) {
 	}
 }
 
-// stage prepares a new PID namespace's first process and then executes what
-// follows --, as a container runtime would.
+// stage prepares the first process of a new PID namespace, as a container runtime
+// would, and executes what follows --.
 func stage(args []string) {
 	set := flag.NewFlagSet("stage", flag.ExitOnError)
 	proc := set.String("proc", "fresh", "what /proc is to be: fresh, none, or host for what is there")

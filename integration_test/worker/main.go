@@ -1,7 +1,7 @@
-// Worker is a child that does what it is told, one line at a time: by its
-// arguments first, and then on stdin. It listens, or not yet; answers a check
-// well, badly or never; speaks the readiness protocol; eats memory. Each command
-// is answered by a line on stdout, so that tests can wait for it.
+// Worker is a child that carries out commands, one per line: its arguments
+// first, then those on stdin. It listens, sooner or later; answers a check well,
+// badly or never; speaks the readiness protocol; allocates memory. It answers
+// each command by a line on stdout, so that tests can wait for it.
 package main
 
 import (
@@ -38,10 +38,10 @@ func main() {
 	for lines.Scan() {
 		do(lines.Text())
 	}
-	select {} // nobody tells it more
+	select {} // stdin has ended
 }
 
-// onTerm is the code to exit with on SIGTERM; negative: not at all.
+// onTerm is the code to exit with on SIGTERM; negative: SIGTERM is ignored.
 var onTerm atomic.Int64
 
 func obey(signals <-chan os.Signal) {
@@ -61,10 +61,10 @@ func say(words ...any) {
 	fmt.Println(words...)
 }
 
-// stamp is now, on the clock that the tests share.
+// stamp returns the time, on the clock that the tests share.
 func stamp() int64 { return time.Now().UnixNano() }
 
-// The server answers every request as these say.
+// How the server answers every request.
 var (
 	code   atomic.Int64
 	checks atomic.Int64 // requests of a readiness check
@@ -154,7 +154,7 @@ func number(s string) int {
 
 var connections sync.Map
 
-// notify is the n-th connection to NOTIFY_SOCKET.
+// notify returns the n-th connection to NOTIFY_SOCKET.
 func notify(n int) *net.UnixConn {
 	if c, ok := connections.Load(n); ok {
 		return c.(*net.UnixConn)
