@@ -1,12 +1,12 @@
 #!/bin/sh
-# Makes base images for the examples from Debian's packages and the Go that is
-# installed here, for machines that reach no registry, and builds the examples
-# on them. Needs root, mmdebstrap and Docker.
+# Builds base images for the examples from Debian's packages and the installed Go,
+# for machines that can't reach a registry, and builds the examples on them. Needs
+# root, mmdebstrap and Docker.
 #
 #   examples/build-images.sh                     all of it
 #   examples/build-images.sh go python nginx     only these bases
 #   examples/build-images.sh examples            only the examples, on bases made before
-# SUITE and MIRROR say which Debian, GO which go command.
+# SUITE and MIRROR select the Debian release and mirror, GO the go command.
 set -eu
 cd "$(dirname "$0")/.."
 suite=${SUITE:-bookworm} go=${GO:-go} tmp=$(mktemp -d)
@@ -21,8 +21,8 @@ base() {
 	docker import --change "$changes" "$tmp/$name.tar" "local/$name" >/dev/null
 }
 
-# The modules of go.mod, and no more, as a proxy of files on top of Go's image:
-# what the Dockerfiles download, they get without a network.
+# Adds the modules of go.mod, and no others, to Go's image as a file proxy, so that
+# the Dockerfiles download them without a network.
 modules() {
 	GOFLAGS=-modcacherw GOMODCACHE=$tmp/mod GOSUMDB=off \
 		GOPROXY="file://$($go env GOMODCACHE)/cache/download,$($go env GOPROXY)" $go mod download

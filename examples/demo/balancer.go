@@ -6,10 +6,9 @@ import (
 	"time"
 )
 
-// balancer hands requests to its targets in turn. Like a load balancer it
-// learns of a target's readiness by asking now and then, and what it learns has
-// an effect some time later: controllers, kube-proxies and caches stand between
-// a probe and the next request's way.
+// balancer sends requests to its targets in turn. Like a load balancer it polls
+// a target's readiness, and a change takes effect some time later: controllers,
+// kube-proxies and caches stand between a probe and the routing of a request.
 type balancer struct {
 	poll, lag time.Duration
 	changed   func(t *target, in bool)
@@ -25,12 +24,12 @@ type target struct {
 	addr  string // of the server
 	probe string // host:port/path of its readiness
 
-	in    bool      // whether it gets requests
-	asked time.Time // when the probe was made that says so
-	idle  []*conn   // kept alive, for the next request
+	in    bool      // whether it receives requests
+	asked time.Time // when the probe that decided so was sent
+	idle  []*conn   // keep-alive connections for the next requests
 }
 
-// watch follows t's readiness until ctx ends. t is in from the start.
+// watch polls t's readiness until ctx ends. t receives requests from the start.
 func (b *balancer) watch(ctx context.Context, t *target) {
 	tick := time.NewTicker(b.poll)
 	defer tick.Stop()
@@ -60,7 +59,7 @@ func (b *balancer) apply(t *target, in bool, asked time.Time) {
 	b.changed(t, in)
 }
 
-// next is whose turn it is, or nil if no target is in.
+// next returns the target whose turn it is, or nil if none receives requests.
 func (b *balancer) next() *target {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -73,8 +72,7 @@ func (b *balancer) next() *target {
 	return nil
 }
 
-// settle waits until t gets requests because of a probe made just now or
-// later.
+// settle waits until t receives requests because of a probe sent from now on.
 func (b *balancer) settle(ctx context.Context, t *target) {
 	for since := time.Now(); ctx.Err() == nil; pause(ctx, 10*time.Millisecond) {
 		b.mu.Lock()
@@ -86,7 +84,7 @@ func (b *balancer) settle(ctx context.Context, t *target) {
 	}
 }
 
-// take is an idle connection to t, or nil if there is none that still stands.
+// take returns an idle connection to t, or nil if none is still open.
 func (b *balancer) take(t *target) *conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -101,7 +99,7 @@ func (b *balancer) take(t *target) *conn {
 	return nil
 }
 
-// keep puts c away for a later request to t.
+// keep stores c for a later request to t.
 func (b *balancer) keep(t *target, c *conn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-// display prints the timeline, a line for each event of any site.
+// display prints the timeline, one line per event of any site.
 type display struct {
 	mu    sync.Mutex
 	began time.Time // zero before and after the timeline: nothing is printed
 }
 
-// begin makes this instant 0.
+// begin makes this instant the zero of the timeline.
 func (d *display) begin() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.began = time.Now()
 }
 
-// end is the end of the timeline.
+// end ends the timeline.
 func (d *display) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -33,7 +33,7 @@ func (d *display) say(name, format string, args ...any) {
 	d.print(name, fmt.Sprintf(format, args...), "")
 }
 
-// own drops what the timeline says already from a line of drainit's log.
+// own matches what the timeline shows already in a line of drainit's log.
 var own = regexp.MustCompile(`^time=\S+ level=INFO msg=`)
 
 // log prints a line that a replica of the named site wrote to its stderr,

@@ -3,8 +3,8 @@
 // Two replicas of examples/server are restarted one after the other under
 // traffic, three times at the same seconds: bare; bare but with the graceful
 // shutdown that Go's http.Server offers; and under drainit, with the server
-// that knows nothing of signals. In front of each pair is the same balancer. It
-// follows readiness as load balancers do: late. What each pair lost is counted.
+// that does not handle signals. In front of each pair is the same balancer. It
+// follows readiness as load balancers do: late. Lost requests are counted.
 //
 // It exits 1 if drainit lost a request, or the bare server none.
 package main
@@ -24,10 +24,10 @@ import (
 	"time"
 )
 
-// Options are what can be set; see main for their defaults.
+// Options holds the flags; see main for their defaults.
 type options struct {
-	poll, lag  time.Duration // the balancer's
-	rate       int           // requests a second and pair
+	poll, lag  time.Duration // of the balancer
+	rate       int           // requests per second and pair
 	long       time.Duration // how long slow answers and streams take
 	startDelay time.Duration // from a server's start to its listening
 	window     time.Duration // DRAINIT_DRAIN_WINDOW
@@ -62,7 +62,7 @@ func main() {
 	}
 }
 
-// demo is all of it. Whatever it started has ended when it returns.
+// demo runs everything. What it started has ended when it returns.
 func demo(ctx context.Context, o options) (good bool, err error) {
 	dir, err := os.MkdirTemp("", "drainit-demo-")
 	if err != nil {
@@ -104,7 +104,7 @@ func demo(ctx context.Context, o options) (good bool, err error) {
 	return report(sites), nil
 }
 
-// build makes both binaries with the settings that drainit is released with.
+// build builds both binaries with the settings of a release.
 func build(ctx context.Context, dir string) error {
 	const module = "github.com/drainit/drainit"
 	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
@@ -129,14 +129,14 @@ func run(ctx context.Context, sites []*site, o options) error {
 	loading, unload := context.WithCancel(ctx)
 	var loaded sync.WaitGroup
 	loaded.Go(func() { load(loading, sites, o) })
-	pause(ctx, o.long) // until as much is in flight as ever will be
+	pause(ctx, o.long) // until the number of requests in flight is steady
 	err := each(sites, func(s *site) error { return s.roll(ctx) })
 	unload()
 	loaded.Wait()
 	return errors.Join(err, ctx.Err())
 }
 
-// each does the same for all sites at once.
+// each runs f for all sites at once.
 func each(sites []*site, do func(*site) error) error {
 	errs := make([]error, len(sites))
 	var wg sync.WaitGroup
@@ -147,7 +147,7 @@ func each(sites []*site, do func(*site) error) error {
 	return errors.Join(errs...)
 }
 
-// report prints what was lost, and says whether it is what drainit promises.
+// report prints what was lost, and reports whether it is what drainit promises.
 func report(sites []*site) (good bool) {
 	fmt.Printf("\n%-8s", "lost")
 	for _, f := range failures {

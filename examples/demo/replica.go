@@ -16,18 +16,18 @@ import (
 	"time"
 )
 
-// replica is one process, or drainit and its child, that serves.
+// replica is one server, alone or under drainit.
 type replica struct {
 	target *target
 	argv   []string
-	env    []string // besides what is inherited
+	env    []string // in addition to the inherited one
 	log    func(line string)
 
 	cmd  *exec.Cmd     // nil before the first start
 	done chan struct{} // closed when cmd has ended
 }
 
-// start runs it. It has not to be running.
+// start starts the replica, which must not be running.
 func (r *replica) start() error {
 	c := exec.Command(r.argv[0], r.argv[1:]...)
 	for _, kv := range os.Environ() {
@@ -36,9 +36,9 @@ func (r *replica) start() error {
 		}
 	}
 	c.Env = append(c.Env, r.env...)
-	// In a group of its own: Ctrl-C is for the demo, which ends its processes
-	// itself. Should it be killed, they get SIGTERM and end by themselves. (The
-	// signal comes when the thread ends; here threads end with the program.)
+	// In a group of its own: Ctrl-C reaches only the demo, which ends its
+	// processes itself. If the demo is killed, they get SIGTERM. (Pdeathsig is
+	// sent when the thread ends; here threads end with the program.)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	out, err := c.StderrPipe()
 	if err != nil {
@@ -64,8 +64,8 @@ func lines(r io.Reader, do func(string)) {
 	}
 }
 
-// restart stops it as everybody does, with SIGTERM, and starts it again when it
-// has ended.
+// restart stops the replica with SIGTERM, as runtimes do, and starts it again
+// when it has ended.
 func (r *replica) restart(ctx context.Context, say func(format string, args ...any)) error {
 	say("%s: SIGTERM", r.target.name)
 	asked := time.Now()
@@ -82,7 +82,7 @@ func (r *replica) restart(ctx context.Context, say func(format string, args ...a
 	return r.wait(ctx)
 }
 
-// wait waits until it is ready.
+// wait waits until the replica is ready.
 func (r *replica) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("not ready in time"))
 	defer cancel()
@@ -101,8 +101,8 @@ func (r *replica) wait(ctx context.Context) error {
 	}
 }
 
-// end stops it for good, and at once: under drainit with the signal that
-// `drainit skip` sends. It may not have been started, or have ended.
+// end stops the replica for good, and at once: under drainit with the signal that
+// `drainit skip` sends. It does nothing if the replica does not run.
 func (r *replica) end() {
 	if r.cmd == nil {
 		return
@@ -124,9 +124,9 @@ func (r *replica) end() {
 	<-r.done
 }
 
-// freePorts finds n ports to listen on. They stay those of a replica through
-// its restarts, so they can't be any that the kernel gives to connections
-// meanwhile, as those of port 0 are.
+// freePorts finds n ports to listen on. A replica keeps its port across restarts,
+// so they must not be in the range from which the kernel numbers connections, as
+// those of port 0 are.
 func freePorts(n int) (ports []int, err error) {
 	from, to := 10000, 60999
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
@@ -143,7 +143,7 @@ func freePorts(n int) (ports []int, err error) {
 		if err != nil {
 			continue
 		}
-		defer ln.Close() // at the end, so that none comes twice
+		defer ln.Close() // at the end, so that no port is found twice
 		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
 	}
 	return ports, nil

@@ -24,7 +24,7 @@ func newSite(name, about string, d *display) *site {
 
 func (s *site) say(format string, args ...any) { s.display.say(s.name, format, args...) }
 
-// place decides what runs where; nothing is started.
+// place assigns programs and ports to the replicas; it starts nothing.
 func (s *site) place(dir string, o options) error {
 	s.balancer = &balancer{poll: o.poll, lag: o.lag, changed: func(t *target, in bool) {
 		s.say("%s: %s", t.name, map[bool]string{true: "the balancer sends requests again", false: "the balancer sends no more"}[in])
@@ -52,9 +52,9 @@ func (s *site) place(dir string, o options) error {
 	return nil
 }
 
-// drainitEnv is how drainit is configured here. In a container only
-// DRAINIT_DRAIN_WINDOW would be left of it: there the address is the default,
-// and the only listening socket is the server's.
+// drainitEnv returns the configuration of drainit. A container would need only
+// DRAINIT_DRAIN_WINDOW: there the address is the default, and the only listening
+// socket is the server's.
 func drainitEnv(health, addr string, port int, o options) []string {
 	const reserve, margin, spare = 2 * time.Second, time.Second, 5 * time.Second
 	return []string{
@@ -69,7 +69,7 @@ func drainitEnv(health, addr string, port int, o options) []string {
 	}
 }
 
-// up starts both replicas and begins to watch them when they are ready.
+// up starts both replicas, and watches them once they are ready.
 func (s *site) up(ctx context.Context) error {
 	for _, r := range s.replicas {
 		if err := r.start(); err != nil {
@@ -86,7 +86,7 @@ func (s *site) up(ctx context.Context) error {
 }
 
 // roll restarts the replicas one after the other, the second when the first
-// has its share of the requests again.
+// receives its share of the requests again.
 func (s *site) roll(ctx context.Context) error {
 	for i, r := range s.replicas {
 		if err := r.restart(ctx, s.say); err != nil {
@@ -101,7 +101,7 @@ func (s *site) roll(ctx context.Context) error {
 	return nil
 }
 
-// end ends everything that was started.
+// end stops everything that was started.
 func (s *site) end() {
 	var ended sync.WaitGroup
 	for _, r := range s.replicas {

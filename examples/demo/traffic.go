@@ -16,17 +16,17 @@ import (
 )
 
 // failures are the ways to lose a request:
-//   - refused: no connection came to be
+//   - refused: no connection was established
 //   - reset: the connection ended before an answer began
 //   - cut: the answer ended before it was complete
-//   - timeout: none of this for 10 s
+//   - timeout: none of these within 10 s
 //   - status: an answer, but not 200
-//   - nowhere: the balancer had no replica to send it to
+//   - nowhere: the balancer had no replica to send to
 var failures = []string{"refused", "reset", "cut", "timeout", "status", "nowhere"}
 
 const patience = 10 * time.Second
 
-// tally counts requests by what became of them.
+// tally counts requests by their outcome.
 type tally struct {
 	mu     sync.Mutex
 	sent   int
@@ -57,8 +57,8 @@ func (t *tally) lost() (n int) {
 }
 
 // load sends the same requests to every site, at the same instants, until ctx
-// ends, and then waits for the answers. Whatever the answers do, the next
-// request is sent when it is due: clients don't wait for one another.
+// ends, and then waits for the answers. A request is sent when it is due, however
+// late the answers are: clients don't wait for one another.
 func load(ctx context.Context, sites []*site, o options) {
 	tick := time.NewTicker(time.Second / time.Duration(o.rate))
 	defer tick.Stop()
@@ -94,8 +94,8 @@ func tell(sites []*site, told int) int {
 	return lost
 }
 
-// request is the i-th of them, each of ten a little different. It returns what
-// went wrong, and is never tried again.
+// request sends the i-th request; ten kinds of them take turns. It returns what
+// went wrong, and never retries.
 func request(b *balancer, i int, o options) (failure string) {
 	t := b.next()
 	if t == nil {
@@ -115,8 +115,8 @@ func request(b *balancer, i int, o options) (failure string) {
 	return exchange(b, t, false, "GET", "/", "", "\n")
 }
 
-// conn is a client's connection. net/http's client would not do: it tries some
-// requests again without telling.
+// conn is a client's connection. Not net/http's: its client silently retries some
+// requests.
 type conn struct {
 	net.Conn
 	r *bufio.Reader
@@ -130,8 +130,8 @@ func dial(addr string) (*conn, error) {
 	return &conn{c, bufio.NewReader(c)}, nil
 }
 
-// alive is false if the server has closed c: any client looks before it uses a
-// connection again.
+// alive reports whether the server has kept c open: every client checks that before
+// it reuses a connection.
 func (c *conn) alive() bool {
 	raw, err := c.Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
@@ -145,8 +145,8 @@ func (c *conn) alive() bool {
 	return err == nil && errors.Is(got, syscall.EAGAIN)
 }
 
-// exchange sends one request to t, over a connection that was kept if there is
-// one and reuse is set. The answer has to be 200 and to end in want.
+// exchange sends one request to t, over an idle connection if there is one and
+// reuse is set. The answer must be 200 and end in want.
 func exchange(b *balancer, t *target, reuse bool, method, path, body, want string) (failure string) {
 	var c *conn
 	if reuse {
@@ -160,7 +160,7 @@ func exchange(b *balancer, t *target, reuse bool, method, path, body, want strin
 	}
 	r, err := http.NewRequest(method, "http://"+t.addr+path, strings.NewReader(body))
 	if err != nil {
-		panic(err) // not with what request asks for
+		panic(err) // impossible for the requests made here
 	}
 	r.Close = !reuse
 	c.SetDeadline(time.Now().Add(patience))
@@ -195,7 +195,7 @@ func (c *conn) ask(r *http.Request) (status int, body, failure string) {
 	return answer.StatusCode, string(text), ""
 }
 
-// failed is the word for err.
+// failed returns the word for err.
 func failed(err error, otherwise string) string {
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		return "timeout"
@@ -203,8 +203,8 @@ func failed(err error, otherwise string) string {
 	return otherwise
 }
 
-// probe asks url, host:port/path, over a connection of its own; anything but
-// 200 is an error.
+// probe requests url, host:port/path, over a new connection; any status but 200
+// is an error.
 func probe(ctx context.Context, url string) error {
 	const patience = time.Second
 	addr, path, _ := strings.Cut(url, "/")

@@ -1,14 +1,14 @@
-// Server is a small HTTP server to wrap: quick, slow and streaming answers. By
-// default it knows nothing of signals, as most servers do: SIGTERM ends it in
-// the middle of whatever it is doing.
+// Server is a small HTTP server to run under drainit, with fast, slow and streaming
+// answers. By default it does not handle signals, like most servers: SIGTERM kills
+// it in the middle of its requests.
 //
 //	GET  /               a line
 //	GET  /healthz        200
 //	GET  /slow?ms=1500   an answer that takes that long
 //	GET  /stream?ms=1500 a line every 100 ms for that long
-//	POST /echo           what was sent
+//	POST /echo           the request's body
 //
-// Each flag can be set by the environment too: SERVER_ADDR and so on.
+// Each flag can be set by the environment as well: SERVER_ADDR and so on.
 package main
 
 import (
@@ -44,12 +44,12 @@ func serve(addr, delay, onTerm string) error {
 		return fmt.Errorf("start delay: %w", err)
 	}
 	if onTerm != "die" && onTerm != "graceful" {
-		return fmt.Errorf("on SIGTERM %q: write die or graceful", onTerm)
+		return fmt.Errorf("on SIGTERM %q: use die or graceful", onTerm)
 	}
 	term := make(chan os.Signal, 1)
 	if onTerm == "graceful" {
 		signal.Notify(term, syscall.SIGTERM)
-	} // else nobody listens: Go's default is to die at once
+	} // otherwise Go's default: die at once
 	time.Sleep(d)
 
 	ln, err := net.Listen("tcp", addr)
@@ -101,8 +101,7 @@ func stream(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "done")
 }
 
-// took is how long the answer is to take: 1 s if the request does not say, and
-// a minute at most.
+// took returns how long the answer should take: 1 s by default, a minute at most.
 func took(r *http.Request) time.Duration {
 	ms, err := strconv.Atoi(r.FormValue("ms"))
 	if err != nil {
