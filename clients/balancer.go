@@ -96,7 +96,7 @@ http {
 func (w *world) haproxy(inter time.Duration, fall int, h2 bool) {
 	more := ""
 	if h2 {
-		more = "proto h2"
+		more = "proto h2 check-proto h1"
 	}
 	err := replace()
 	config := filepath.Join(w.Dir, fmt.Sprintf("haproxy%d.cfg", time.Now().UnixNano()))

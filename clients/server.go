@@ -105,7 +105,7 @@ func streamed(w http.ResponseWriter, r *http.Request) {
 	for time.Now().Before(end) {
 		w.Write(piece)
 		w.(http.Flusher).Flush()
-		time.Sleep(spread(every, max(every, most)))
+		time.Sleep(min(spread(every, max(every, most)), time.Until(end)))
 	}
 	io.WriteString(w, "done\n")
 }

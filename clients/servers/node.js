@@ -24,7 +24,7 @@ const serve = (req, res) => {
       return;
     }
     res.write('piece\n');
-    setTimeout(piece, Number(url.searchParams.get('every')));
+    setTimeout(piece, Math.min(Number(url.searchParams.get('every')), end - Date.now()));
   };
   piece();
 };
