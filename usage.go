@@ -118,19 +118,25 @@ func help([]string) int {
 }
 
 // version prints the version, as dockerd expects of its --init-path too.
+// version prints the version, the commit and its date, and what it was built
+// with and for. Go stamps commit and date into a build from a repository, a
+// release's among them; one by `go install …@version` has the version alone.
 func version([]string) int {
-	v, revision := "(devel)", ""
+	v, built := "(devel)", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if info.Main.Version != "" {
 			v = info.Main.Version
 		}
 		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				revision = " " + s.Value[:min(12, len(s.Value))]
+			switch s.Key {
+			case "vcs.revision":
+				built += " " + s.Value[:min(12, len(s.Value))]
+			case "vcs.time":
+				built += " " + s.Value[:min(len("2006-01-02"), len(s.Value))]
 			}
 		}
 	}
 	fmt.Printf("drainit version %s%s %s/%s %s\n",
-		v, revision, runtime.GOOS, runtime.GOARCH, runtime.Version())
+		v, built, runtime.GOOS, runtime.GOARCH, runtime.Version())
 	return 0
 }
