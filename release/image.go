@@ -35,14 +35,8 @@ func writeImage(s *source, out string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	whole, err := layout.Write(dir, empty.Index)
-	if err != nil {
-		return err
-	}
-	err = whole.AppendIndex(index, layout.WithAnnotations(map[string]string{
-		"org.opencontainers.image.ref.name": s.version,
-	}))
-	if err != nil {
+	// The layout's index is the image's own: `crane push --index` pushes that.
+	if _, err := layout.Write(dir, index); err != nil {
 		return err
 	}
 	return archive(s, dir, out)

@@ -571,6 +571,7 @@ func TestScannersSeeWhichFunctionsAreLinked(t *testing.T) {
 	entry := func(id, function string) map[string]any {
 		return map[string]any{
 			"schema_version": "1.3.1", "id": id, "modified": modified, "published": modified,
+			"database_specific": map[string]string{"url": "https://pkg.go.dev/vuln/" + id},
 			"affected": []any{map[string]any{
 				"package":            map[string]string{"name": "stdlib", "ecosystem": "Go"},
 				"ranges":             []any{map[string]any{"type": "SEMVER", "events": []any{map[string]string{"introduced": "0"}}}},
