@@ -152,14 +152,14 @@ func TestUsageAndConfigAgree(t *testing.T) {
 	same(t, "`drainit help`", got)
 }
 
-func TestReadmeAndConfigAgree(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
+func TestReferenceAndConfigAgree(t *testing.T) {
+	readme, err := os.ReadFile("docs/reference.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, table, ok := strings.Cut(string(readme), "| variable | default | meaning |\n|---|---|---|\n")
 	if !ok {
-		t.Fatal("README.md has no table of the variables")
+		t.Fatal("docs/reference.md has no table of the variables")
 	}
 	table, _, _ = strings.Cut(table, "\n\n")
 	got := make(map[string]string)
@@ -174,7 +174,7 @@ func TestReadmeAndConfigAgree(t *testing.T) {
 		}
 		got[strings.Trim(strings.TrimSpace(cells[1]), "`")] = strings.Trim(def, "`")
 	}
-	same(t, "README.md", got)
+	same(t, "docs/reference.md", got)
 }
 
 func TestHelpFitsATerminal(t *testing.T) {
