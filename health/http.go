@@ -2,263 +2,222 @@ package health
 
 import (
 	"bufio"
-	"errors"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
-	"net/textproto"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
-// HTTP/1 as far as probes speak it, both ends: one request, one answer, one
-// connection. Heads are read by net/textproto and targets by net/url, which
-// net/http reads them with too; what is here is the first line of either and
-// what is refused. net/http itself, with nothing but ReadRequest and
-// ReadResponse in use, adds 1.4 MB to the binary, and to every container 1.3 MB
-// of resident memory, of it 0.3 anonymous: TLS, HTTP/2, MIME types and proxies
-// set themselves up whether they are wanted or not.
+// This file is both ends of HTTP/1 as probes use it: one request, one response,
+// one connection. net/http with nothing but ReadRequest and ReadResponse in use
+// would add 1.4 MB to the binary, and 1.3 MB of resident memory to every
+// container, 0.3 MB of it anonymous: TLS, HTTP/2, MIME types and proxies are
+// initialised whether they are used or not. FuzzRequest compares the two.
 
-// request is the head of one, as far as it matters here.
+// request is a parsed head, as far as it matters here.
 type request struct {
 	method string
-	path   string // decoded, and without the query
-	body   bool   // it has one, which nobody reads
+	path   string // decoded, without the query and a slash at the end
+	body   bool   // a body follows, which is not read
 }
 
-// badRequest is why there is no request to answer.
-type badRequest response
-
-func (b *badRequest) Error() string { return strings.TrimSpace(string(b.body)) }
-
-func refuse(code int, why string) error {
-	return &badRequest{code: code, kind: plain, body: []byte(why + "\n")}
-}
-
-// readRequest reads the head of a request. Its error is a *badRequest, or what
-// reading the connection said.
-func readRequest(in *bufio.Reader) (r request, err error) {
-	head := textproto.NewReader(in)
-	line, err := head.ReadLine()
-	if err != nil {
-		return r, err
+// headEnd returns the length of the head that data begins with, or -1 if its
+// end is not there yet.
+func headEnd(data []byte) int {
+	for at := 0; ; {
+		i := bytes.IndexByte(data[at:], '\n')
+		if i < 0 {
+			return -1
+		}
+		at += i + 1
+		if rest := data[at:]; bytes.HasPrefix(rest, []byte("\n")) {
+			return at + 1
+		} else if bytes.HasPrefix(rest, []byte("\r\n")) {
+			return at + 2
+		}
 	}
-	method, rest, _ := strings.Cut(line, " ")
+}
+
+// parseRequest parses a complete head. If that is no request that could be
+// answered, the response says why; it is nil otherwise.
+//
+// Host is not looked at: some load balancers send none over HTTP/1.1, and there
+// is only one site here.
+func parseRequest(head []byte) (q request, rejected *response) {
+	line, fields := cutLine(head)
+	method, rest, _ := strings.Cut(string(line), " ")
 	target, version, _ := strings.Cut(rest, " ")
 	u, err := url.ParseRequestURI(target)
 	switch {
-	case !token(method) || err != nil || !strings.HasPrefix(version, "HTTP/"):
-		return r, refuse(400, "this is no HTTP request")
+	case !isToken(method) || err != nil || !strings.HasPrefix(version, "HTTP/"):
+		return q, text(400, "malformed HTTP request")
 	case version != "HTTP/1.1" && version != "HTTP/1.0":
-		return r, refuse(505, "HTTP/1.1 is spoken here")
+		return q, text(505, "only HTTP/1.0 and HTTP/1.1 are supported")
 	}
-	hosts, length := 0, ""
-	err = readFields(head, func(name, value string) error {
-		switch {
-		case strings.EqualFold(name, "Host"):
-			hosts++
-		case strings.EqualFold(name, "Content-Length"):
-			if _, err := strconv.ParseUint(value, 10, 63); err != nil || length != "" && length != value {
-				return refuse(400, "the request has no length that could be believed")
-			}
-			length, r.body = value, r.body || value != "0"
-		case strings.EqualFold(name, "Transfer-Encoding"):
-			if !strings.EqualFold(value, "chunked") {
-				return refuse(501, "no encoding but chunked is known here")
-			}
-			r.body = true
+	q.method, q.path = method, u.Path
+	if len(q.path) > 1 {
+		q.path = strings.TrimSuffix(q.path, "/")
+	}
+	length := ""
+	for line, fields = cutLine(fields); len(line) > 0; line, fields = cutLine(fields) {
+		name, value, found := bytes.Cut(line, []byte(":"))
+		// A line that continues the one before is invalid since RFC 7230.
+		if !found || !isToken(string(name)) || bytes.ContainsFunc(value, isControl) {
+			return q, text(400, "malformed HTTP request: invalid header line")
 		}
-		return nil
-	})
-	switch {
-	case err != nil:
-		return r, err
-	case version == "HTTP/1.1" && hosts != 1:
-		return r, refuse(400, fmt.Sprintf("the request names %d Hosts", hosts))
+		value = bytes.Trim(value, " \t")
+		switch {
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			n, err := strconv.ParseUint(string(value), 10, 63)
+			if err != nil || length != "" && length != string(value) {
+				return q, text(400, "invalid Content-Length")
+			}
+			length, q.body = string(value), q.body || n > 0
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+			if !bytes.EqualFold(value, []byte("chunked")) {
+				return q, text(501, "unsupported Transfer-Encoding")
+			}
+			q.body = true
+		}
 	}
-	r.method, r.path = method, u.Path
-	return r, nil
+	return q, nil
 }
 
-// readFields reads the rest of a head and hands each field to see, until that
-// has something against one. (ReadMIMEHeader would make a map of all of them,
-// and another one of common names: together a quarter of what a probe
-// allocates.)
-func readFields(head *textproto.Reader, see func(name, value string) error) error {
-	for {
-		line, err := head.ReadLine()
-		if err != nil || line == "" {
-			return err
-		}
-		name, value, found := strings.Cut(line, ":")
-		// Nor may a line be continued, since RFC 7230.
-		if !found || !token(name) || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-			return refuse(400, "this is no HTTP request: a header line is no name: value")
-		}
-		if err := see(name, strings.Trim(value, " \t")); err != nil {
-			return err
-		}
-	}
+// cutLine cuts off the first line of b, without its line break.
+func cutLine(b []byte) (line, rest []byte) {
+	line, rest, _ = bytes.Cut(b, []byte("\n"))
+	return bytes.TrimSuffix(line, []byte("\r")), rest
 }
 
-// token says whether s is one, as RFC 9110 5.6.2 has it: a method, or a field's
-// name.
-func token(s string) bool {
-	for _, c := range []byte(s) {
-		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0:
-		default:
+// isToken reports whether s is a token (RFC 9110, 5.6.2): a method or the name
+// of a field.
+func isToken(s string) bool {
+	for i := range len(s) {
+		if !isTokenByte(s[i]) {
 			return false
 		}
 	}
 	return s != ""
 }
 
-// response is an answer, to be sent in one piece.
+func isTokenByte(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	}
+	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+}
+
+func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+
+// response is an answer, sent in one piece.
 type response struct {
-	code int
-	kind string // of content
-	body []byte
+	code        int
+	contentType string
+	body        []byte
 }
 
-// reason is the phrase of a code, of those there are here.
-func reason(code int) string {
-	switch code {
-	case 200:
-		return "OK"
-	case 400:
-		return "Bad Request"
-	case 404:
-		return "Not Found"
-	case 405:
-		return "Method Not Allowed"
-	case 431:
-		return "Request Header Fields Too Large"
-	case 501:
-		return "Not Implemented"
-	case 503:
-		return "Service Unavailable"
-	case 505:
-		return "HTTP Version Not Supported"
-	}
-	return ""
+// text returns a response of one line.
+func text(code int, line string) *response {
+	return &response{code, "text/plain; charset=utf-8", []byte(line + "\n")}
 }
 
-// send writes r, without the body if the request was a HEAD.
-func (r *response) send(c io.Writer, buf []byte, headOnly bool) error {
-	b := fmt.Appendf(buf, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\nCache-Control: no-store\r\nContent-Type: %s\r\nContent-Length: %d\r\n",
-		r.code, reason(r.code), time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"), r.kind, len(r.body))
+// reasons holds the phrases of the codes used here.
+var reasons = map[int]string{
+	200: "OK",
+	400: "Bad Request",
+	404: "Not Found",
+	405: "Method Not Allowed",
+	431: "Request Header Fields Too Large",
+	501: "Not Implemented",
+	503: "Service Unavailable",
+	505: "HTTP Version Not Supported",
+}
+
+// encode returns r as it is sent, without the body in answer to a HEAD.
+func (r *response) encode(headOnly bool) []byte {
+	b := make([]byte, 0, 256+len(r.body))
+	b = fmt.Appendf(b, "HTTP/1.1 %d %s\r\n", r.code, reasons[r.code])
+	b = append(b, "Date: "...)
+	b = time.Now().UTC().AppendFormat(b, "Mon, 02 Jan 2006 15:04:05 GMT")
+	b = append(b, "\r\nConnection: close\r\nCache-Control: no-store\r\n"...)
 	if r.code == 405 {
-		b = append(b, "Allow: GET, HEAD\r\n"...)
+		b = append(b, "Allow: GET, HEAD, OPTIONS\r\n"...)
 	}
-	b = append(b, "\r\n"...)
+	b = fmt.Appendf(b, "Content-Type: %s\r\nContent-Length: %d\r\n\r\n",
+		r.contentType, len(r.body))
 	if !headOnly {
 		b = append(b, r.body...)
 	}
-	_, err := c.Write(b)
-	return err
+	return b
 }
 
-// buffers are what one exchange needs. They are used again, or probes would keep
-// the garbage collector busy.
-type buffers struct {
-	limited io.LimitedReader
-	in      *bufio.Reader
-	out     []byte
-}
+const (
+	maxAnswerHead = 64 << 10 // of an answer's head that is read
+	maxAnswerBody = 1 << 20  // of its body; drainit's own are far smaller
+)
 
-var spare = sync.Pool{New: func() any {
-	return &buffers{in: bufio.NewReaderSize(nil, 512), out: make([]byte, 0, 512)}
-}}
-
-// exchange reads one request and has answer answer it. The client has the time
-// that the caller has set for all of it, and maxHeader bytes.
-func exchange(c io.ReadWriter, answer func(request) response) {
-	b := spare.Get().(*buffers)
-	defer spare.Put(b)
-	b.limited = io.LimitedReader{R: c, N: maxHeader}
-	b.in.Reset(&b.limited)
-	q, err := readRequest(b.in)
-	var r response
-	var bad *badRequest
-	switch {
-	case err == nil:
-		r = answer(q)
-	case b.limited.N <= 0: // whatever it looked like, cut off there
-		r = response{431, plain, []byte("the request's head is too large\n")}
-	case errors.As(err, &bad):
-		r = response(*bad)
-	default:
-		return // it connected and left, as a tcpSocket probe does, or is too slow
-	}
-	if r.send(c, b.out, q.method == "HEAD") == nil && (err != nil || q.body || b.in.Buffered() > 0) {
-		linger(c)
-	}
-}
-
-// linger lets the client read its answer: closing with bytes of its unread
-// would reset the connection, and the answer might be lost.
-func linger(c io.ReadWriter) {
-	if c, ok := c.(*conn); ok {
-		c.CloseWrite()
-		c.file.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
-		io.CopyN(io.Discard, c, 256<<10)
-	}
-}
-
-// maxAnswer bounds what is read of an answer's head.
-const maxAnswer = 64 << 10
-
-// get asks for target over c and reads the answer's head. What follows it can
-// be read from body: length bytes, or if that is negative until the end.
+// get requests target over c and reads the head of the answer. The body can be
+// read from body: length bytes, or until the end if length is negative.
 func get(c net.Conn, host, target, agent string) (code int, body io.Reader, length int64, err error) {
-	_, err = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\nAccept: */*\r\nConnection: close\r\n\r\n", target, host, agent)
+	_, err = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\n"+
+		"Accept: */*\r\nConnection: close\r\n\r\n", target, host, agent)
 	if err != nil {
 		return 0, nil, 0, err
 	}
-	// The head would be read at any length.
-	limited := &io.LimitedReader{R: c, N: maxAnswer}
+	limited := &io.LimitedReader{R: c, N: maxAnswerHead}
 	in := bufio.NewReader(limited)
-	for head := textproto.NewReader(in); ; {
-		line, err := head.ReadLine()
-		if err != nil {
-			return 0, nil, 0, err
+	for {
+		code, length, err = readAnswerHead(in)
+		// A 1xx answer, 103 Early Hints say, precedes the final one.
+		if err != nil || code < 100 || code >= 200 || code == 101 {
+			limited.N = maxAnswerBody
+			return code, in, length, err
 		}
-		version, rest, _ := strings.Cut(line, " ")
-		number, _, _ := strings.Cut(strings.TrimLeft(rest, " "), " ")
-		code, err := strconv.ParseUint(number, 10, 16)
-		if err != nil || len(number) != 3 || !strings.HasPrefix(version, "HTTP/1.") {
-			return 0, nil, 0, fmt.Errorf("%.100q is not HTTP", line)
-		}
-		length = -1
-		for line != "" {
-			// Whatever else a server may say there, odd or not.
-			if line, err = head.ReadLine(); err != nil {
-				return 0, nil, 0, err
-			}
-			name, value, _ := strings.Cut(line, ":")
-			if n, err := strconv.ParseInt(strings.Trim(value, " \t"), 10, 64); err == nil && n >= 0 && strings.EqualFold(name, "Content-Length") {
-				length = n
-			}
-		}
-		if code >= 100 && code < 200 && code != 101 {
-			continue // 103 Early Hints, say: the answer is yet to come
-		}
-		limited.N = maxBody
-		return int(code), in, length, nil
 	}
 }
 
-// maxBody bounds what Get reads of a body; drainit's own answers are far below.
-const maxBody = 1 << 20
+// readAnswerHead reads a status line and the fields that follow it. length is
+// that of the body, negative if there is none in the head.
+func readAnswerHead(in *bufio.Reader) (code int, length int64, err error) {
+	line, err := readLine(in)
+	if err != nil {
+		return 0, 0, err
+	}
+	version, rest, _ := strings.Cut(line, " ")
+	number, _, _ := strings.Cut(strings.TrimLeft(rest, " "), " ")
+	code, err = strconv.Atoi(number)
+	if err != nil || len(number) != 3 || code < 0 || !strings.HasPrefix(version, "HTTP/1.") {
+		return 0, 0, fmt.Errorf("%.100q is not HTTP", line)
+	}
+	for length = -1; ; {
+		// Other lines are ignored, valid or not: `Bad Name: x` or a folded line
+		// must not keep a server unready forever.
+		line, err := readLine(in)
+		if err != nil || line == "" {
+			return code, length, err
+		}
+		name, value, _ := strings.Cut(line, ":")
+		if n, err := strconv.ParseInt(strings.Trim(value, " \t"), 10, 64); err == nil && n >= 0 &&
+			strings.EqualFold(name, "Content-Length") {
+			length = n
+		}
+	}
+}
 
-// Get asks the HTTP server at the other end of c for path, once, and returns
-// what it answers. It fails if the answer is cut off, or is no HTTP. Its time
-// is the connection's.
+// readLine reads a line and returns it without its line break.
+func readLine(in *bufio.Reader) (string, error) {
+	line, err := in.ReadString('\n')
+	return strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"), err
+}
+
+// Get requests path from the HTTP server at the other end of c and returns its
+// answer. It fails on a truncated or non-HTTP answer. Deadlines are the caller's
+// to set on c.
 func Get(c net.Conn, path string) (code int, body []byte, err error) {
 	code, in, length, err := get(c, "drainit", path, "drainit")
 	if err != nil {

@@ -3,7 +3,6 @@ package health
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -12,7 +11,7 @@ import (
 	"time"
 )
 
-// TestRequests: what is read of a request, or the code it is refused with.
+// TestRequests: what is read of a request, or the code it is rejected with.
 func TestRequests(t *testing.T) {
 	const host = "Host: x\r\n"
 	for _, c := range []struct {
@@ -20,47 +19,99 @@ func TestRequests(t *testing.T) {
 		want       request
 		code       int
 	}{
-		{"kubelet's", "GET /readyz HTTP/1.1\r\nHost: 10.0.0.1:8099\r\nUser-Agent: kube-probe/1.34\r\nAccept: */*\r\nConnection: close\r\n\r\n", request{"GET", "/readyz", false}, 0},
-		{"HAProxy's", "OPTIONS / HTTP/1.0\r\n\r\n", request{"OPTIONS", "/", false}, 0},
 		{"bare line feeds", "GET /readyz HTTP/1.1\nHost: x\n\n", request{"GET", "/readyz", false}, 0},
+		{"mixed line breaks", "GET /readyz HTTP/1.1\r\nHost: x\n\r\n", request{"GET", "/readyz", false}, 0},
 		{"a query", "GET /readyz?verbose=1 HTTP/1.1\r\n" + host + "\r\n", request{"GET", "/readyz", false}, 0},
-		{"a proxy's", "GET http://x:8099/readyz HTTP/1.1\r\n" + host + "\r\n", request{"GET", "/readyz", false}, 0},
+		{"a slash at the end", "GET /readyz/?x HTTP/1.1\r\n" + host + "\r\n", request{"GET", "/readyz", false}, 0},
+		{"nothing but a slash", "GET / HTTP/1.1\r\n" + host + "\r\n", request{"GET", "/", false}, 0},
+		{"an absolute URL", "GET http://x:8099/readyz HTTP/1.1\r\n" + host + "\r\n", request{"GET", "/readyz", false}, 0},
 		{"escaped", "GET /ready%7A HTTP/1.1\r\n" + host + "\r\n", request{"GET", "/readyz", false}, 0},
-		{"any case", "GET / HTTP/1.1\r\nhOST:x\r\nCONTENT-LENGTH: 3\r\n\r\nabc", request{"GET", "/", true}, 0},
+		{"an asterisk", "OPTIONS * HTTP/1.1\r\n" + host + "\r\n", request{"OPTIONS", "*", false}, 0},
+		{"any case", "GET / HTTP/1.1\r\nhOST:x\r\nCONTENT-LENGTH: 3\r\n\r\n", request{"GET", "/", true}, 0},
 		{"no body", "POST / HTTP/1.1\r\n" + host + "Content-Length: 0\r\n\r\n", request{"POST", "/", false}, 0},
-		{"chunked", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", request{"POST", "/", true}, 0},
+		{"chunked", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n", request{"POST", "/", true}, 0},
 		{"an empty value", "GET / HTTP/1.1\r\n" + host + "X:\r\n\r\n", request{"GET", "/", false}, 0},
-		{"no Host", "GET / HTTP/1.1\r\n\r\n", request{}, 400},
-		{"two Hosts", "GET / HTTP/1.1\r\n" + host + host + "\r\n", request{}, 400},
-		{"one length twice", "POST / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", request{"POST", "/", true}, 0},
-		{"two lengths", "GET / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nContent-Length: 0\r\n\r\nabc", request{}, 400},
+		{"no Host", "GET / HTTP/1.1\r\n\r\n", request{"GET", "/", false}, 0},
+		{"two Hosts", "GET / HTTP/1.1\r\n" + host + host + "\r\n", request{"GET", "/", false}, 0},
+		{"one length twice", "POST / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nContent-Length: 3\r\n\r\n", request{"POST", "/", true}, 0},
+		{"two lengths", "GET / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nContent-Length: 0\r\n\r\n", request{}, 400},
 		{"a negative length", "GET / HTTP/1.1\r\n" + host + "Content-Length: -1\r\n\r\n", request{}, 400},
-		{"an encoding nobody has", "GET / HTTP/1.1\r\n" + host + "Transfer-Encoding: rot13\r\n\r\n", request{}, 501},
+		{"an unknown encoding", "GET / HTTP/1.1\r\n" + host + "Transfer-Encoding: rot13\r\n\r\n", request{}, 501},
 		{"no version", "GET /\r\n\r\n", request{}, 400},
 		{"no target", "GET  HTTP/1.1\r\n" + host + "\r\n", request{}, 400},
 		{"another protocol", "GET / RTSP/1.0\r\n" + host + "\r\n", request{}, 400},
 		{"another version", "GET / HTTP/2.0\r\n" + host + "\r\n", request{}, 505},
-		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", request{}, 505},
+		{"HTTP/2", "PRI * HTTP/2.0\r\n\r\n", request{}, 505},
 		{"TLS", "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", request{}, 400},
+		{"an empty line first", "\r\n\r\n", request{}, 400},
 		{"no field", "GET / HTTP/1.1\r\n" + host + "what\r\n\r\n", request{}, 400},
 		{"a name with a space", "GET / HTTP/1.1\r\nHost : x\r\n\r\n", request{}, 400},
 		{"a continued line", "GET / HTTP/1.1\r\nHost: x\r\n y\r\n\r\n", request{}, 400},
-		{"a method that is none", "G(T / HTTP/1.1\r\n" + host + "\r\n", request{}, 400},
+		{"a control character", "GET / HTTP/1.1\r\nX: a\x00b\r\n\r\n", request{}, 400},
+		{"an invalid method", "G(T / HTTP/1.1\r\n" + host + "\r\n", request{}, 400},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := readRequest(bufio.NewReader(strings.NewReader(c.text)))
-			bad := new(badRequest)
-			if errors.As(err, &bad) != (c.code != 0) || bad.code != c.code {
-				t.Fatalf("got %v (%d), want %d", err, bad.code, c.code)
+			if end := headEnd([]byte(c.text)); end != len(c.text) {
+				t.Errorf("the head ends at %d of %d", end, len(c.text))
+			}
+			for cut := range len(c.text) {
+				if end := headEnd([]byte(c.text[:cut])); end >= 0 {
+					t.Fatalf("it ends at %d already", end)
+				}
+			}
+			got, rejected := parseRequest([]byte(c.text))
+			if (rejected != nil) != (c.code != 0) || rejected != nil && rejected.code != c.code {
+				t.Fatalf("got %+v, want %d", rejected, c.code)
 			}
 			if c.code == 0 && got != c.want {
 				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})
 	}
-	bad := new(badRequest)
-	if _, err := readRequest(bufio.NewReader(strings.NewReader(""))); err == nil || errors.As(err, &bad) {
-		t.Errorf("nothing at all: %v, want no answer to that", err)
+}
+
+// TestBalancers: the checks of balancers, monitors and orchestrators, as they
+// send them, get the answer they look for.
+func TestBalancers(t *testing.T) {
+	filler := strings.Repeat("x", 7<<10)
+	for _, c := range []struct {
+		name, head string
+		code       int
+	}{
+		{"kubelet", "GET /readyz HTTP/1.1\r\nHost: 10.0.0.1:8099\r\nUser-Agent: kube-probe/1.34\r\nAccept: */*\r\nConnection: close\r\n\r\n", 200},
+		{"HAProxy, option httpchk /readyz", "OPTIONS /readyz HTTP/1.0\r\n\r\n", 200},
+		{"HAProxy, option httpchk GET /readyz", "GET /readyz HTTP/1.0\r\n\r\n", 200},
+		{"HAProxy, http-check send ver HTTP/1.1", "OPTIONS /readyz HTTP/1.1\r\nconnection: close\r\n\r\n", 200},
+		{"HAProxy, option httpchk without a path", "OPTIONS / HTTP/1.0\r\n\r\n", 404},
+		{"nginx Plus", "GET /readyz HTTP/1.0\r\nHost: backend\r\nConnection: close\r\n\r\n", 200},
+		{"nginx upstream_check_module", "HEAD /readyz HTTP/1.0\r\n\r\n", 200},
+		{"Envoy", "GET /readyz HTTP/1.1\r\nhost: app\r\nuser-agent: Envoy/HC\r\n\r\n", 200},
+		{"ALB", "GET /readyz HTTP/1.1\r\nHost: 10.0.0.1:8099\r\nConnection: close\r\nUser-Agent: ELB-HealthChecker/2.0\r\nAccept-Encoding: gzip, compressed\r\n\r\n", 200},
+		{"GCLB", "GET /readyz HTTP/1.1\r\nHost: 10.0.0.1\r\nUser-Agent: GoogleHC/1.0\r\nConnection: Keep-alive\r\n\r\n", 200},
+		{"Traefik", "GET /readyz HTTP/1.1\r\nHost: 10.0.0.1:8099\r\nUser-Agent: Go-http-client/1.1\r\nAccept-Encoding: gzip\r\n\r\n", 200},
+		{"Prometheus", "GET /metrics HTTP/1.1\r\nHost: 10.0.0.1:8099\r\nUser-Agent: Prometheus/3.5.0\r\n" +
+			"Accept: application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2\r\n" +
+			"Accept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: 10\r\n\r\n", 200},
+		{"no Host", "GET /readyz HTTP/1.1\r\n\r\n", 200},
+		{"a slash at the end", "GET /readyz/ HTTP/1.1\r\nHost: x\r\n\r\n", 200},
+		{"a browser with many cookies", "GET /readyz HTTP/1.1\r\nHost: x\r\nCookie: " + filler + "\r\n\r\n", 200},
+		{"a body that is announced", "GET /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 200},
+		{"anything but these methods", "POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 405},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, addr := listen(t)
+			s.Gate.Set(phases["ready"])
+			conn := dialed(t, addr)
+			io.WriteString(conn, c.head)
+			method, _, _ := strings.Cut(c.head, " ")
+			answer, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(answer.Body); err != nil || answer.StatusCode != c.code {
+				t.Errorf("code %d, %v, want %d; %q", answer.StatusCode, err, c.code, body)
+			}
+		})
 	}
 }
 
@@ -71,15 +122,23 @@ func FuzzRequest(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		got, err := readRequest(bufio.NewReader(bytes.NewReader(text)))
-		if err != nil || got.body {
+		end := headEnd(text)
+		if end < 0 {
+			return
+		}
+		got, rejected := parseRequest(text[:end])
+		if rejected != nil || got.body {
 			return // net/http looks at what kind of body
 		}
 		want, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(text)))
 		if err != nil {
 			t.Fatalf("%q: got %+v, net/http says %v", text, got, err)
 		}
-		if got.method != want.Method || got.path != want.URL.Path {
+		path := want.URL.Path
+		if len(path) > 1 {
+			path = strings.TrimSuffix(path, "/")
+		}
+		if got.method != want.Method || got.path != path {
 			t.Errorf("%q: got %+v, net/http says %s %s", text, got, want.Method, want.URL.Path)
 		}
 	})

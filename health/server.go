@@ -1,9 +1,7 @@
 package health
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"log/slog"
 	"net"
 	"slices"
@@ -14,16 +12,10 @@ import (
 	"github.com/drainit/drainit/internal/bug"
 )
 
-// Limits of the port. Probes are small and quick; whoever is not is cut off
-// long before it could cost the container anything.
-const (
-	maxConnections = 64
-	maxHeader      = 4 << 10
-	readTimeout    = 5 * time.Second
-	statusTimeout  = 2 * time.Second
-)
+// statusTimeout bounds how long a report waits for the supervisor's loop.
+const statusTimeout = 2 * time.Second
 
-// paths are the ones that count and are counted.
+// paths are the paths that are answered, and counted.
 var paths = []string{"/readyz", "/healthz", "/readiness", "/livez", "/startupz", "/statusz", "/metrics"}
 
 // Options configure a Server.
@@ -65,73 +57,63 @@ func Listen(o Options) (*Server, error) {
 }
 
 // Serve answers until Close. It returns nil after Close.
-func (s *Server) Serve() error {
-	return s.port.serve(func(c *conn) {
-		defer s.logPanic()
-		exchange(c, s.answer)
-	})
-}
+func (s *Server) Serve() error { return s.port.serve(s) }
 
-// logPanic recovers and logs a panic, so that a bug costs one probe.
-func (s *Server) logPanic() {
-	if p := recover(); p != nil && s.Log != nil {
-		bug.Report(s.Log, "health", p)
-	}
-}
-
-// Close stops answering, at once.
+// Close stops answering at once.
 func (s *Server) Close() error { return s.port.close() }
 
-// Port is the port that was bound.
+// Port returns the port that was bound.
 func (s *Server) Port() uint16 { return s.number }
 
-// Accepted is how many connections came to this port so far.
+// Accepted returns how many connections this port has accepted so far.
 func (s *Server) Accepted() uint64 { return s.port.accepted.Load() }
 
-// answer answers one request.
-func (s *Server) answer(q request) response {
+// answer implements handler.
+func (s *Server) answer(q request) *response {
 	if s.Probed != nil {
 		s.Probed()
 	}
-	r := s.reply(q)
-	if slices.Contains(paths, q.path) {
+	r := s.probe(q)
+	if r != nil {
 		s.count(q.path, r.code)
 	}
 	return r
 }
 
-const plain = "text/plain; charset=utf-8"
-
-func (s *Server) reply(q request) response {
-	if q.method != "GET" && q.method != "HEAD" {
-		return response{405, plain, []byte("only GET and HEAD are answered here\n")}
+// probe returns the response to q, or nil if it asks for a report. OPTIONS is
+// answered like GET: it is what HAProxy's `option httpchk` sends unless told
+// otherwise.
+func (s *Server) probe(q request) *response {
+	if q.method != "GET" && q.method != "HEAD" && q.method != "OPTIONS" {
+		return text(405, "method not allowed; use GET, HEAD or OPTIONS")
 	}
 	a := s.Gate.Get()
 	switch q.path {
 	case "/readyz", "/healthz", "/readiness":
-		return verdict(a.Ready, a.Reason)
+		return probeResponse(a.Ready, a.Reason)
 	case "/livez":
 		if a.NotAlive == "" {
-			return verdict(true, "alive")
+			return probeResponse(true, "alive")
 		}
-		return verdict(false, a.NotAlive)
+		return probeResponse(false, a.NotAlive)
 	case "/startupz":
-		return verdict(a.Started, a.Reason)
+		return probeResponse(a.Started, a.Reason)
 	case "/statusz", "/metrics":
-		return s.report(q.path)
+		return nil
 	}
-	return response{404, plain, []byte("no such path; there are " + strings.Join(paths, " ") + "\n")}
+	return text(404, "no such path; the paths are "+strings.Join(paths, " "))
 }
 
-func verdict(ok bool, reason string) response {
+func probeResponse(ok bool, reason string) *response {
 	if ok {
-		return response{200, plain, []byte(reason + "\n")}
+		return text(200, reason)
 	}
-	return response{503, plain, []byte(reason + "\n")}
+	return text(503, reason)
 }
 
-// report answers with everything there is to tell, as JSON or as metrics.
-func (s *Server) report(path string) response {
+// report implements handler: it asks the supervisor's loop once, and returns a
+// function that formats the answer.
+func (s *Server) report() func(request) *response {
 	ctx, cancel := context.WithTimeout(context.Background(), statusTimeout)
 	defer cancel()
 	status := Status{Phase: "unknown"}
@@ -140,18 +122,30 @@ func (s *Server) report(path string) response {
 			status = got
 		}
 	}
-	var b bytes.Buffer
-	if path == "/metrics" {
-		status.metrics(&b, s.counts())
-		return response{200, "text/plain; version=0.0.4; charset=utf-8", b.Bytes()}
+	formats := map[string]func() *response{
+		"/statusz": sync.OnceValue(status.json),
+		"/metrics": sync.OnceValue(func() *response { return status.metrics(s.counts()) }),
 	}
-	enc := json.NewEncoder(&b)
-	enc.SetIndent("", "  ")
-	enc.Encode(status)
-	return response{200, "application/json", b.Bytes()}
+	return func(q request) *response {
+		r := formats[q.path]()
+		s.count(q.path, r.code)
+		return r
+	}
 }
 
+// panicked implements handler: a bug costs one connection.
+func (s *Server) panicked(p any) {
+	if s.Log != nil {
+		bug.Report(s.Log, "health", p)
+	}
+}
+
+// count counts an answer. Paths that do not exist are not counted: anything can
+// make them up, and each would be a time series.
 func (s *Server) count(path string, code int) {
+	if !slices.Contains(paths, path) {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.probes {

@@ -1,6 +1,8 @@
 package health
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -82,9 +84,19 @@ type probeCount struct {
 	n    uint64
 }
 
-// metrics writes s in the Prometheus text format, version 0.0.4.
-func (s Status) metrics(w io.Writer, probes []probeCount) {
-	m := metricWriter{w}
+// json returns s as the body of /statusz.
+func (s Status) json() *response {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetIndent("", "  ")
+	enc.Encode(s)
+	return &response{200, "application/json", b.Bytes()}
+}
+
+// metrics returns s in the Prometheus text format, version 0.0.4.
+func (s Status) metrics(probes []probeCount) *response {
+	var b bytes.Buffer
+	m := metricWriter{&b}
 	m.head("drainit_phase", "gauge", "1 for the current phase of the container, 0 for the others.")
 	for _, p := range s.Order {
 		m.sample("drainit_phase", bit(p == s.Phase), "phase", p)
@@ -124,6 +136,7 @@ func (s Status) metrics(w io.Writer, probes []probeCount) {
 		m.one("drainit_client_accept_queue", "gauge", "Connections waiting to be accepted.", float64(c.Queued))
 		m.one("drainit_client_arrivals_per_second", "gauge", "New connections per second before the stop began.", c.Rate)
 	}
+	return &response{200, "text/plain; version=0.0.4; charset=utf-8", b.Bytes()}
 }
 
 type metricWriter struct{ w io.Writer }
