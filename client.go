@@ -268,7 +268,11 @@ func prestop(args []string) int {
 	}
 	began := time.Now()
 	s, err := sendControl(supervisor.SigPrestop, func(s health.Status) bool { return s.Stop != nil })
-	for err == nil && !s.Stop.MayForward && time.Now().Before(s.Stop.KillAt) {
+	var killAt time.Time // by the monotonic clock, which Stop.KillAt has lost
+	if err == nil {
+		killAt = time.Now().Add(time.Duration(s.Stop.KillIn * float64(time.Second)))
+	}
+	for err == nil && !s.Stop.MayForward && time.Now().Before(killAt) {
 		time.Sleep(100 * time.Millisecond)
 		next, again := status()
 		if errors.Is(again, unix.ECONNREFUSED) {

@@ -271,7 +271,8 @@ var full = Status{
 	Reason: "draining", Text: `it says "hi"`, Order: []string{"starting", "ready", "draining"},
 	Phases:  map[string]float64{"starting": 0.25, "ready": 1e7, "draining": 3},
 	Signals: map[string]Count{"SIGTERM": {2, 1}, "SIGRTMIN+3": {1, 0}},
-	Reaped:  20000, Dropped: 3, Notify: &Notify{4, 5, "pid 7: empty datagram"}, Clients: &Clients{Known: true, Open: 3, InFlight: 2, Queued: 1, Rate: 0.5},
+	Reaped:  20000, Dropped: 3, Notify: &Notify{4, 5, "pid 7: empty datagram"}, Clients: &Clients{Known: true, Open: 3, InFlight: 2, Queued: 1, Rate: 0.5,
+		AtForward: &AtForward{Known: true, Open: 7, InFlight: 6, Queued: 5, Arrived: 4, Quiet: 0.25}},
 	Stop:   &Stop{T0: time.Unix(1_700_000_010, 0), AskedBy: "SIGTERM", Signal: "SIGTERM"},
 	Config: map[string]string{"DRAINIT_GRACE_PERIOD": "30s"},
 }
@@ -312,6 +313,8 @@ func TestMetrics(t *testing.T) {
 		`drainit_notify_refused_total{reason="malformed"} 4`, `drainit_notify_refused_total{reason="foreign"} 5`,
 		`drainit_client_connections 3`, `drainit_client_requests_in_flight 2`, `drainit_client_accept_queue 1`,
 		`drainit_client_arrivals_per_second 0.5`,
+		`drainit_forwarded_connections 7`, `drainit_forwarded_requests_in_flight 6`, `drainit_forwarded_accept_queue 5`,
+		`drainit_forwarded_arrivals 4`, `drainit_forwarded_quiet_seconds 0.25`,
 	} {
 		if !strings.Contains("\n"+got, "\n"+want+"\n") {
 			t.Errorf("%q is missing in\n%s", want, got)

@@ -42,7 +42,9 @@ type Status struct {
 	Order []string `json:"-"`
 }
 
-// Stop is a stop in progress.
+// Stop is a stop in progress. Its instants are for people. A program uses the
+// seconds, which come from the monotonic clock: a step of the wall clock must not
+// end a wait.
 type Stop struct {
 	T0         time.Time  `json:"t0"`
 	AskedBy    string     `json:"asked_by"`
@@ -53,6 +55,10 @@ type Stop struct {
 	Signal     string     `json:"signal"` // to the child, sent or to be sent
 	Why        string     `json:"why,omitempty"`
 	WaitingFor string     `json:"waiting_for,omitempty"`
+
+	Elapsed   float64 `json:"elapsed_seconds"`    // since t0
+	ForwardIn float64 `json:"forward_in_seconds"` // until forward_by, negative after it
+	KillIn    float64 `json:"kill_in_seconds"`    // until kill_at, negative after it
 }
 
 // Clients counts the child's TCP connections, from the kernel's tables.
@@ -62,6 +68,21 @@ type Clients struct {
 	InFlight int     `json:"in_flight"`
 	Queued   int     `json:"accept_queue"`
 	Rate     float64 `json:"arrivals_per_second"` // before t0
+
+	// AtForward is nil until the stop signal is forwarded.
+	AtForward *AtForward `json:"at_forward,omitempty"`
+}
+
+// AtForward counts the clients at the instant at which the stop signal was
+// forwarded. All of them zero is a stop that lost none.
+type AtForward struct {
+	Known    bool `json:"known"` // false if counting had failed
+	Open     int  `json:"connections"`
+	InFlight int  `json:"in_flight"`
+	Queued   int  `json:"accept_queue"`
+	Arrived  int  `json:"arrivals"` // connections since t0
+	// Quiet is the time since the last arrival, or since t0 without one.
+	Quiet float64 `json:"seconds_since_last_arrival"`
 }
 
 // Count is how often a signal was received, and how often it was forwarded.
@@ -107,36 +128,66 @@ func (s Status) metrics(probes []probeCount) *response {
 	}
 	m.one("drainit_ready", "gauge", "Whether /readyz answers 200.", bit(s.Ready))
 	m.one("drainit_alive", "gauge", "Whether /livez answers 200.", bit(s.Alive))
-	m.one("drainit_child_start_time_seconds", "gauge", "When the child was started, in seconds since the epoch.",
-		float64(s.Started.UnixMilli())/1000)
-	m.one("drainit_processes_reaped_total", "counter", "Processes reaped, including the child.", float64(s.Reaped))
-	m.one("drainit_log_lines_dropped_total", "counter", "Log lines dropped because stderr was blocked.", float64(s.Dropped))
-
+	m.one("drainit_child_start_time_seconds", "gauge",
+		"When the child was started, in seconds since the epoch.", float64(s.Started.UnixMilli())/1000)
+	m.one("drainit_processes_reaped_total", "counter",
+		"Processes reaped, including the child.", float64(s.Reaped))
+	m.one("drainit_log_lines_dropped_total", "counter",
+		"Log lines dropped because stderr was blocked.", float64(s.Dropped))
 	m.head("drainit_probes_total", "counter", "Requests answered on this port.")
 	for _, p := range probes {
 		m.sample("drainit_probes_total", float64(p.n), "path", p.path, "code", fmt.Sprint(p.code))
 	}
+	s.signalMetrics(m)
+	if n := s.Notify; n != nil {
+		m.head("drainit_notify_refused_total", "counter", "Notify datagrams that were rejected.")
+		m.sample("drainit_notify_refused_total", float64(n.Malformed), "reason", "malformed")
+		m.sample("drainit_notify_refused_total", float64(n.Foreign), "reason", "foreign")
+	}
+	s.Clients.metrics(m)
+	return &response{200, "text/plain; version=0.0.4; charset=utf-8", b.Bytes()}
+}
+
+func (s Status) signalMetrics(m metricWriter) {
 	names := slices.Sorted(maps.Keys(s.Signals))
 	m.head("drainit_signals_received_total", "counter", "Signals received, by name.")
 	for _, n := range names {
 		m.sample("drainit_signals_received_total", float64(s.Signals[n].Seen), "signal", n)
 	}
-	m.head("drainit_signals_forwarded_total", "counter", "Signals forwarded to the child, by the name of the signal received.")
+	m.head("drainit_signals_forwarded_total", "counter",
+		"Signals forwarded to the child, by the name of the signal received.")
 	for _, n := range names {
 		m.sample("drainit_signals_forwarded_total", float64(s.Signals[n].Forwarded), "signal", n)
 	}
-	if s.Notify != nil {
-		m.head("drainit_notify_refused_total", "counter", "Notify datagrams that were rejected.")
-		m.sample("drainit_notify_refused_total", float64(s.Notify.Malformed), "reason", "malformed")
-		m.sample("drainit_notify_refused_total", float64(s.Notify.Foreign), "reason", "foreign")
+}
+
+func (c *Clients) metrics(m metricWriter) {
+	if c == nil {
+		return
 	}
-	if c := s.Clients; c != nil && c.Known {
-		m.one("drainit_client_connections", "gauge", "Open TCP connections to the child's ports.", float64(c.Open))
-		m.one("drainit_client_requests_in_flight", "gauge", "Connections with a request that has not been answered.", float64(c.InFlight))
-		m.one("drainit_client_accept_queue", "gauge", "Connections waiting to be accepted.", float64(c.Queued))
-		m.one("drainit_client_arrivals_per_second", "gauge", "New connections per second before the stop began.", c.Rate)
+	if c.Known {
+		m.one("drainit_client_connections", "gauge",
+			"Open TCP connections to the child's ports.", float64(c.Open))
+		m.one("drainit_client_requests_in_flight", "gauge",
+			"Connections with a request that has not been answered.", float64(c.InFlight))
+		m.one("drainit_client_accept_queue", "gauge",
+			"Connections waiting to be accepted.", float64(c.Queued))
+		m.one("drainit_client_arrivals_per_second", "gauge",
+			"New connections per second before the stop began.", c.Rate)
 	}
-	return &response{200, "text/plain; version=0.0.4; charset=utf-8", b.Bytes()}
+	if f := c.AtForward; f != nil && f.Known {
+		m.one("drainit_forwarded_connections", "gauge",
+			"Open connections when the stop signal was forwarded.", float64(f.Open))
+		m.one("drainit_forwarded_requests_in_flight", "gauge",
+			"Requests in flight when the stop signal was forwarded.", float64(f.InFlight))
+		m.one("drainit_forwarded_accept_queue", "gauge",
+			"Connections waiting to be accepted when the stop signal was forwarded.", float64(f.Queued))
+		m.one("drainit_forwarded_arrivals", "gauge",
+			"Connections that arrived from the beginning of the stop until its signal was forwarded.",
+			float64(f.Arrived))
+		m.one("drainit_forwarded_quiet_seconds", "gauge",
+			"Time without a new connection before the stop signal was forwarded, in seconds.", f.Quiet)
+	}
 }
 
 type metricWriter struct{ w io.Writer }

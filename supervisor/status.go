@@ -66,6 +66,9 @@ func (l *loop) stopStatus() *health.Stop {
 		MayForward: l.stop.mayForward || l.phase > Draining,
 		Signal:     SignalName(l.stopSignal()),
 		Why:        l.stop.why,
+		Elapsed:    time.Since(l.stop.at).Seconds(),
+		ForwardIn:  time.Until(l.forwardBy()).Seconds(),
+		KillIn:     time.Until(l.killAt()).Seconds(),
 	}
 	if !l.stop.forwarded.IsZero() {
 		s.Forwarded = &l.stop.forwarded
