@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drainit/drainit/supervisor"
+	"golang.org/x/sys/unix"
 )
 
 // codeError is the exit code for drainit's own failures, as `docker run` has
@@ -74,7 +75,7 @@ func usageError(msg, hint string) int { return failUsage(&userError{msg, hint}) 
 
 // failUsage reports err, on stderr alone, and returns the exit code.
 func failUsage(err error) int {
-	printError(newStderr(os.Stderr), err)
+	printError(newStderr(fdWriter(unix.Stderr)), err)
 	return codeError
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,6 +29,19 @@ type line struct {
 // queueLength is far more than a stop logs; it is there for bursts at debug
 // level. All of it takes 4 KB.
 const queueLength = 120
+
+// fdWriter writes to a descriptor. An os.File of descriptor 1 or 2 has the Go
+// runtime end the program if the other end of the pipe is closed.
+type fdWriter int
+
+func (fd fdWriter) Write(p []byte) (n int, err error) {
+	for n < len(p) && (err == nil || errors.Is(err, unix.EINTR)) {
+		var wrote int
+		wrote, err = unix.Write(int(fd), p[n:])
+		n += max(wrote, 0)
+	}
+	return n, err
+}
 
 func newStderr(w io.Writer) *stderr {
 	s := &stderr{queue: make(chan line, queueLength)}

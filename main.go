@@ -28,6 +28,7 @@ import (
 	"github.com/drainit/drainit/cgroup"
 	"github.com/drainit/drainit/health"
 	"github.com/drainit/drainit/internal/bug"
+	"github.com/drainit/drainit/internal/catch"
 	"github.com/drainit/drainit/notify"
 	"github.com/drainit/drainit/reaper"
 	"github.com/drainit/drainit/sockets"
@@ -44,6 +45,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run is the program; it returns the exit code.
 func run(args []string) int {
 	if os.Args[0] == supervisor.Trampoline {
+		catch.Release() // they are the child's
 		return supervisor.ExecChild(args)
 	}
 	limitRuntime()
@@ -52,12 +54,10 @@ func run(args []string) int {
 
 // supervise runs command to its end.
 func supervise(command []string) int {
-	// Before anything else: a signal that comes while the child starts waits in
-	// its channel until the loop runs.
-	signals, children := notifySignals()
+	signals, children := catch.Signals()
 	reserveThreads()
 
-	stderr := newStderr(os.Stderr)
+	stderr := newStderr(fdWriter(unix.Stderr))
 	config, err := load()
 	terminationLog := config.TerminationLog.path
 	if err != nil {

@@ -14,13 +14,22 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/drainit/drainit/internal/catch"
 	"github.com/drainit/drainit/supervisor"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// tests are the tests, run with the signals that the test binary is used to.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	catch.Release()
+	return t.M.Run()
+}
+
 func TestMain(m *testing.M) {
 	drainit := func() { os.Exit(run(os.Args[1:])) }
-	testscript.Main(m, map[string]func(){"drainit": drainit, supervisor.Trampoline: drainit})
+	testscript.Main(tests{m}, map[string]func(){"drainit": drainit, supervisor.Trampoline: drainit})
 }
 
 // update has the scripts' golden files rewritten: go test -run TestScripts . -u
@@ -175,6 +184,23 @@ func TestReferenceAndConfigAgree(t *testing.T) {
 		got[strings.Trim(strings.TrimSpace(cells[1]), "`")] = strings.Trim(def, "`")
 	}
 	same(t, "docs/reference.md", got)
+}
+
+// TestSignalsAreCaughtFirst checks that the package that catches signals is
+// initialized before those that take their time: until then, SIGTERM ends PID 1.
+func TestSignalsAreCaughtFirst(t *testing.T) {
+	c := exec.Command("/proc/self/exe", "-test.run=^$")
+	c.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+	trace, err := c.CombinedOutput()
+	before, _, found := strings.Cut(string(trace), "init github.com/drainit/drainit/internal/catch ")
+	if err != nil || !found {
+		t.Fatalf("%v\n%s", err, trace)
+	}
+	for _, slow := range []string{"os", "net", "regexp", "unicode", "text/template", "log/slog"} {
+		if strings.Contains(before, "init "+slow+" ") {
+			t.Errorf("package %s is initialized first:\n%s", slow, before)
+		}
+	}
 }
 
 func TestHelpFitsATerminal(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+
+	"github.com/drainit/drainit/internal/catch"
 )
 
 // commands are drainit's own, known only before --. Each is called with the
@@ -44,6 +46,7 @@ func dispatch(args []string) int {
 		return supervise(rest)
 	}
 	if command, ok := commands[first]; ok {
+		catch.Release()
 		return command(rest)
 	}
 	if strings.HasPrefix(first, "-") {

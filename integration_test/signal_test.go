@@ -20,9 +20,12 @@ import (
 var quick = []string{"GRACE_PERIOD=10s", "DRAIN_WINDOW=0s"}
 
 func TestEverySignal(t *testing.T) {
-	// Not forwarded: signals that can't be caught, those the kernel or the
-	// runtime sends, and drainit's own. SIGTERM and SIGINT begin a stop.
-	not := []unix.Signal{unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGPROF, 32, 33, 34, 60, 61, 62, 63}
+	// Not forwarded: those that can't be caught, and drainit's own. The last
+	// four are, but the child can't catch them. SIGTERM and SIGINT begin a stop.
+	deadly := []unix.Signal{unix.SIGPROF, 32, 33, 34}
+	not := append([]unix.Signal{
+		unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, 60, 61, 62, 63,
+	}, deadly...)
 	stops := []unix.Signal{unix.SIGTERM, unix.SIGINT}
 	t.Run("is forwarded, or documented as not", func(t *testing.T) {
 		t.Parallel()
@@ -33,7 +36,7 @@ func TestEverySignal(t *testing.T) {
 			switch {
 			case s == unix.SIGKILL || s == unix.SIGSTOP:
 				continue // from outside the namespace they do end or stop PID 1
-			case slices.Contains(stops, s):
+			case slices.Contains(stops, s) || slices.Contains(deadly, s):
 				continue
 			}
 			p.signal(s)
@@ -71,9 +74,27 @@ func TestEverySignal(t *testing.T) {
 			p.logs("by=" + unix.SignalName(s))
 		})
 	}
+	for _, s := range deadly {
+		t.Run(fmt.Sprintf("%d is forwarded", s), func(t *testing.T) {
+			t.Parallel()
+			p := start(t, setup{env: quick}, "--", "sh", "-c", "echo ready; exec sleep 1000")
+			p.says("ready")
+			p.signal(s)
+			p.exits(128 + int(s))
+		})
+	}
+	t.Run("34 can begin a stop", func(t *testing.T) {
+		t.Parallel()
+		p := start(t, setup{env: append([]string{"STOP_ON=SIGRTMIN", "STOP_SIGNAL=TERM"}, quick...)},
+			"--", testchild, "signals", "-exit", "15:6")
+		p.says("ready")
+		p.signal(34)
+		p.exits(6)
+		p.logs("by=SIGRTMIN")
+	})
 	t.Run("from inside the container SIGKILL and SIGSTOP do nothing to PID 1", func(t *testing.T) {
 		t.Parallel()
-		p := start(t, setup{}, "--", testchild, "kill", "1", "9", "1", "19", "1", "32", "1", "33", "1", "34", "8")
+		p := start(t, setup{}, "--", testchild, "kill", "1", "9", "1", "19", "8")
 		p.exits(8)
 	})
 }
