@@ -164,6 +164,7 @@ var steadyCases = []scenario{
 		traffic: func(*world) {},
 		rows:    []row{{"", want{by: time.Second, why: "no listener"}}, {"idle", want{by: time.Second, why: "no listener"}}},
 	},
+	unseen("a UDP socket", "udp"), unseen("a Unix listener", "unix"),
 	{
 		name: "a shutdown of 15 s beside a dead client", kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.corpse("/?kb=20000") },
@@ -183,4 +184,15 @@ var steadyCases = []scenario{
 
 func losslessBy(latest time.Duration, until ...string) []row {
 	return each(want{lossless: true, by: latest}, until)
+}
+
+// unseen is a server whose clients drainit can't count: it has them all the same,
+// and the window is theirs.
+func unseen(what, kind string) scenario {
+	return scenario{
+		name: "a server with nothing but " + what, kind: stays, server: goServer(kind), env: []string{"READY_CHECK=started"},
+		warm: 4 * time.Second, unwindowed: true,
+		traffic: func(*world) {},
+		rows:    each(want{from: 5 * time.Second, by: today}, []string{"", "idle"}),
+	}
 }

@@ -55,9 +55,18 @@ func serveKind(kind string, args []string) error {
 		return lingers(s, interval(args))
 	case "greets":
 		return greets()
+	case "udp":
+		if _, err := net.ListenPacket("udp", listenAddr()); err != nil {
+			return err
+		}
+		select {}
+	case "unix":
+		if _, err := net.Listen("unix", "@clients"); err != nil {
+			return err
+		}
+		select {}
 	case "worker":
-		time.Sleep(time.Hour)
-		return nil
+		select {}
 	}
 	return fmt.Errorf("no server of kind %q", kind)
 }
