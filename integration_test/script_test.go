@@ -138,3 +138,19 @@ func TestSuIsNamedInTheLastWords(t *testing.T) {
 		t.Errorf("a server behind su reads: %s", line)
 	}
 }
+
+func TestASuccessorNamedByMAINPIDIsTheChild(t *testing.T) {
+	t.Parallel()
+	notify := program(t, "/usr/bin/systemd-notify", "systemd")
+	env, url := healthPort(t)
+	p := start(t, setup{env: []string{env, "GRACE_PERIOD=60s", "DRAIN_WINDOW=300ms", "READY_CHECK=notify"}},
+		"--", "/bin/sh", "-c", testchild+" signals -exit 15:6 & "+notify+" MAINPID=$! --ready; exit 0")
+	p.says("ready")
+	p.logs("the process that was started has ended, its successor goes on")
+	answers(t, url+"/readyz", 200)
+	p.signal(unix.SIGTERM)
+	p.exits(6)
+	if n := p.out.count("got 15"); n != 1 {
+		t.Errorf("the successor got SIGTERM %d times, want once: %s", n, p.out)
+	}
+}

@@ -62,7 +62,7 @@ func (l *loop) onStateChange(e reaper.Exit) {
 		return
 	}
 	l.reaped++
-	if e.PID != l.System.PID() || l.child.exited {
+	if !l.isChild(e.PID) || l.child.exited {
 		if l.debugging() {
 			l.Log.Debug("reaped", "pid", e.PID, "status", describe(e))
 		}
@@ -71,6 +71,33 @@ func (l *loop) onStateChange(e reaper.Exit) {
 	l.child.exited, l.child.exitedAt, l.child.exit = true, time.Now(), e
 	l.stop.stillReady = false
 	l.watchdog.disarm()
+}
+
+// isChild reports whether the exit of a process is the child's: of the main
+// process, or of the one that was started if its successor has ended before it.
+func (l *loop) isChild(pid int) bool {
+	switch {
+	case pid == l.System.PID():
+		return true
+	case pid != l.System.FirstPID():
+		return false
+	case !l.System.MainAlive():
+		return true
+	}
+	l.Log.Info("the process that was started has ended, its successor goes on", "pid", pid, "successor", l.System.PID())
+	return false
+}
+
+// onMainPID follows the child to the successor it names, as systemd does.
+func (l *loop) onMainPID(pid int) {
+	if pid == l.System.PID() || l.child.exited {
+		return
+	}
+	if err := l.System.SetMain(pid); err != nil {
+		l.Log.Warn("MAINPID= is rejected", "pid", pid, "error", err)
+		return
+	}
+	l.Log.Info("another process is the child now, by MAINPID=", "pid", pid, "started", l.System.FirstPID())
 }
 
 // onJobControl follows the child into a stop from the terminal and out of it.

@@ -16,7 +16,8 @@ import (
 // Process is the child and its descendants, as the kernel knows them. Nothing
 // else in drainit touches a PID.
 type Process struct {
-	pid   int
+	pid   int  // the main process: the one started, or its successor by MAINPID=
+	first int  // the process that was started, which leads the group
 	group bool // signals go to the whole process group
 	init  bool // drainit is PID 1: every process here is its descendant
 	tty   int  // the descriptor of the terminal the child is in the foreground of; -1: none
@@ -49,6 +50,7 @@ func Start(argv, env []string, group, watched bool) (*Process, error) {
 	if err != nil {
 		return nil, explain(file, err)
 	}
+	p.first = p.pid
 	return p, nil
 }
 
@@ -106,6 +108,31 @@ func foreground() int {
 // PID returns the child's PID.
 func (p *Process) PID() int { return p.pid }
 
+// FirstPID returns the PID of the process that was started. It differs from PID
+// once a successor has taken over.
+func (p *Process) FirstPID() int { return p.first }
+
+// SetMain makes a descendant of drainit the child in place of the process that
+// was started. It returns an error for any other process.
+func (p *Process) SetMain(pid int) error {
+	if pid == os.Getpid() {
+		return errors.New("that is drainit itself")
+	}
+	if err := proc.Descends(pid, os.Getpid()); err != nil {
+		return err
+	}
+	p.pid = pid
+	return nil
+}
+
+// MainAlive reports whether a successor still runs. Until its parent has ended it
+// is not drainit's own child, so its PID could be another process's by now: only
+// a living descendant counts.
+func (p *Process) MainAlive() bool {
+	stat, err := proc.Stat(p.pid)
+	return err == nil && !stat.Ended() && proc.Descends(p.pid, os.Getpid()) == nil
+}
+
 // Terminal reports whether the child was given a terminal's foreground.
 func (p *Process) Terminal() bool { return p.tty >= 0 }
 
@@ -115,7 +142,10 @@ func (p *Process) Terminal() bool { return p.tty >= 0 }
 func (p *Process) Signal(sig unix.Signal) error {
 	err := error(unix.ESRCH)
 	if p.group {
-		err = unix.Kill(-p.pid, sig)
+		err = unix.Kill(-p.first, sig)
+	}
+	if p.pid != p.first && !p.MainAlive() {
+		p.pid = p.first // a successor that has ended: its PID may be reused
 	}
 	if errors.Is(err, unix.ESRCH) { // also where the child has left its group
 		err = unix.Kill(p.pid, sig)
@@ -153,12 +183,12 @@ func (p *Process) SignalOthers(sig unix.Signal, outsideGroup bool) {
 	if err != nil {
 		// /proc is hidden: the child's group is what is known.
 		if !outsideGroup {
-			unix.Kill(-p.pid, sig)
+			unix.Kill(-p.first, sig)
 		}
 		return
 	}
 	for _, d := range found {
-		if group, err := unix.Getpgid(d.PID); outsideGroup && err == nil && group == p.pid {
+		if group, err := unix.Getpgid(d.PID); outsideGroup && err == nil && group == p.first {
 			continue
 		}
 		unix.Kill(d.PID, sig)
@@ -191,7 +221,7 @@ func (p *Process) Suspend(by unix.Signal) {
 	// other processes would stop with drainit.
 	if sid, err := unix.Getsid(0); p.init || err != nil || sid == unix.Getpgrp() {
 		if by != unix.SIGSTOP {
-			unix.Kill(-p.pid, unix.SIGCONT)
+			unix.Kill(-p.first, unix.SIGCONT)
 		}
 		return
 	}
@@ -204,8 +234,8 @@ func (p *Process) Resume() {
 	if p.tty < 0 || foreground() < 0 {
 		return
 	}
-	unix.IoctlSetPointerInt(p.tty, unix.TIOCSPGRP, p.pid)
-	unix.Kill(-p.pid, unix.SIGCONT)
+	unix.IoctlSetPointerInt(p.tty, unix.TIOCSPGRP, p.first)
+	unix.Kill(-p.first, unix.SIGCONT)
 }
 
 // Release takes the terminal back when the child has ended: drainit may have
@@ -215,7 +245,7 @@ func (p *Process) Release() {
 	if p.tty < 0 {
 		return
 	}
-	if pgrp, err := unix.IoctlGetInt(p.tty, unix.TIOCGPGRP); err != nil || pgrp != p.pid {
+	if pgrp, err := unix.IoctlGetInt(p.tty, unix.TIOCGPGRP); err != nil || pgrp != p.first {
 		return
 	}
 	runtime.LockOSThread()

@@ -70,6 +70,9 @@ func (l *loop) onNotification(m notify.Message) {
 	if m.HasStatus {
 		l.child.statusText = m.Status
 	}
+	if m.MainPID > 0 {
+		l.onMainPID(m.MainPID)
+	}
 	l.relay(m)
 	l.readiness.update(m)
 	if !l.child.exited && l.watchdog.update(m, time.Now()) {

@@ -54,6 +54,14 @@ import (
 type System interface {
 	// PID returns the child's PID.
 	PID() int
+	// FirstPID returns the PID of the process that was started: the child, until
+	// a successor takes over.
+	FirstPID() int
+	// SetMain makes another descendant the child. It returns an error for a
+	// process that does not descend from drainit.
+	SetMain(pid int) error
+	// MainAlive reports whether such a successor still runs.
+	MainAlive() bool
 	// Signal sends sig to the child, or to its process group if that is the
 	// scope. It is not an error if the child has ended.
 	Signal(sig unix.Signal) error

@@ -513,6 +513,23 @@ func TestWatchdog(t *testing.T) {
 	})
 }
 
+// TestMainPID: a successor that the child names takes its place.
+func TestMainPID(t *testing.T) {
+	successor := act{s, notify.Message{MainPID: childPID + 1}}
+	runAll(t, []scenario{
+		{name: "the exit of the process that was started ends nothing then",
+			world: setup{orphans: []process{{after: s, status: exitedWith(5)}}},
+			acts:  []act{successor, {2 * s, exitedWith(0)}, {3 * s, term}},
+			want:  []string{"1s main 1", "8s SIGTERM", "8s watch rarely", "9s end 5"}},
+		{name: "the successor's exit does",
+			world: setup{orphans: []process{{}}, child: process{after: s}},
+			acts:  []act{successor, {2 * s, term}},
+			want:  []string{"1s main 1", "7s SIGTERM", "7s watch rarely", "7s SIGTERM to the rest", "8s end 0"}},
+		{name: "a stranger is rejected",
+			acts: []act{{s, notify.Message{MainPID: 1}}, {2 * s, exitedWith(3)}}, want: []string{"2s end 3"}},
+	})
+}
+
 // TestLiveCheck: LIVE_CHECK decides /livez until a stop begins.
 func TestLiveCheck(t *testing.T) {
 	dead, well := alive{Reason: "no answer"}, alive{OK: true}

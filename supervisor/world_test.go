@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -69,6 +70,7 @@ type world struct {
 	done    chan struct{}
 	steps   int
 	livez   bool          // record that, and not readiness
+	main    int           // which process is the child now: an orphan's number, or 0
 	exited  time.Duration // of the child
 	died    bool          // it, of SIGKILL
 	holdUp  time.Duration // how long sending SIGUSR1 takes
@@ -239,7 +241,24 @@ func (w *world) take(pid int, sig unix.Signal) {
 
 // The System.
 
-func (w *world) PID() int { return childPID }
+func (w *world) PID() int      { return childPID + w.main }
+func (w *world) FirstPID() int { return childPID }
+
+func (w *world) SetMain(pid int) error {
+	if pid < childPID {
+		return errors.New("it is no descendant")
+	}
+	w.main = pid - childPID
+	w.note("main %d", w.main)
+	return nil
+}
+
+func (w *world) MainAlive() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.alive[w.PID()]
+	return ok
+}
 
 func (w *world) Signal(sig unix.Signal) error {
 	if w.panics != 0 {
@@ -252,7 +271,7 @@ func (w *world) Signal(sig unix.Signal) error {
 	}
 	w.note("%s", SignalName(sig))
 	w.hold(sig)
-	w.take(childPID, sig)
+	w.take(w.PID(), sig)
 	if w.options.Group {
 		w.takeAll(sig, func(p process) bool { return p.grouped })
 	}
