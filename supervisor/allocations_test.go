@@ -16,6 +16,7 @@ type quiet struct {
 }
 
 func (q *quiet) PID() int                 { return 2 }
+func (q *quiet) FirstPID() int            { return 2 }
 func (q *quiet) Terminal() bool           { return false }
 func (q *quiet) Signal(unix.Signal) error { return nil }
 func (q *quiet) Reap(exits []reaper.Exit) ([]reaper.Exit, reaper.State) {
