@@ -154,3 +154,26 @@ func TestASuccessorNamedByMAINPIDIsTheChild(t *testing.T) {
 		t.Errorf("the successor got SIGTERM %d times, want once: %s", n, p.out)
 	}
 }
+
+func TestAChildThatAsksToBeTracedGetsItsSignals(t *testing.T) {
+	t.Parallel()
+	python := program(t, "/usr/bin/python3", "python3")
+	const traced = `
+import ctypes, signal, sys
+got = []
+for n in 1, 15:
+    signal.signal(n, lambda n, _: (got.append(n), print("got", n, flush=True)))
+if ctypes.CDLL(None).ptrace(0, 0, None, None) != 0:
+    sys.exit("PTRACE_TRACEME failed")
+print("ready", flush=True)
+while 15 not in got:
+    signal.pause()
+sys.exit(6)
+`
+	p := start(t, setup{env: []string{"GRACE_PERIOD=60s", "DRAIN_WINDOW=300ms"}}, "--", python, "-c", traced)
+	p.says("ready")
+	p.signal(unix.SIGHUP)
+	p.says("got 1")
+	p.signal(unix.SIGTERM)
+	p.exits(6)
+}

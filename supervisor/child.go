@@ -102,6 +102,10 @@ func (l *loop) onMainPID(pid int) {
 
 // onJobControl follows the child into a stop from the terminal and out of it.
 func (l *loop) onJobControl(e reaper.Exit) {
+	if e.Status.Stopped() && l.System.Detach(e.PID, e.Status.StopSignal()) {
+		l.Log.Debug("a process that asked to be traced was let go", "pid", e.PID)
+		return
+	}
 	if e.PID != l.System.PID() {
 		return
 	}

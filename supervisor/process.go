@@ -16,11 +16,12 @@ import (
 // Process is the child and its descendants, as the kernel knows them. Nothing
 // else in drainit touches a PID.
 type Process struct {
-	pid   int  // the main process: the one started, or its successor by MAINPID=
-	first int  // the process that was started, which leads the group
-	group bool // signals go to the whole process group
-	init  bool // drainit is PID 1: every process here is its descendant
-	tty   int  // the descriptor of the terminal the child is in the foreground of; -1: none
+	pid    int // the main process: the one started, or its successor by MAINPID=
+	first  int // the process that was started, which leads the group
+	thread forkThread
+	group  bool // signals go to the whole process group
+	init   bool // drainit is PID 1: every process here is its descendant
+	tty    int  // the descriptor of the terminal the child is in the foreground of; -1: none
 }
 
 var _ System = (*Process)(nil)
@@ -35,7 +36,7 @@ func Start(argv, env []string, group, watched bool) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{group: group, init: os.Getpid() == 1, tty: foreground()}
+	p := &Process{thread: newForkThread(), group: group, init: os.Getpid() == 1, tty: foreground()}
 	if watched {
 		p.pid, err = p.exec("/proc/self/exe", append([]string{Trampoline, file}, argv...), env)
 	} else {
@@ -80,7 +81,12 @@ func ExecChild(args []string) int {
 
 // exec forks and executes file. If the terminal can't be handed over it starts
 // the child without.
-func (p *Process) exec(file string, argv, env []string) (int, error) {
+func (p *Process) exec(file string, argv, env []string) (pid int, err error) {
+	p.thread.do(func() { pid, err = p.forkExec(file, argv, env) })
+	return pid, err
+}
+
+func (p *Process) forkExec(file string, argv, env []string) (int, error) {
 	attr := &syscall.ProcAttr{Env: env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setpgid: true}}
 	if p.tty >= 0 {
 		attr.Sys.Foreground, attr.Sys.Ctty = true, p.tty

@@ -75,6 +75,9 @@ type System interface {
 	Others() ([]Other, error)
 	// Reap collects exits, appending to its argument.
 	Reap([]reaper.Exit) ([]reaper.Exit, reaper.State)
+	// Detach lets a child go on that sig has stopped because it asked to be
+	// traced. It reports whether that was the cause.
+	Detach(pid int, sig unix.Signal) bool
 	// Terminal reports whether the child was given a terminal's foreground.
 	Terminal() bool
 	// Suspend hands the terminal back to what started drainit, after signal by

@@ -343,9 +343,10 @@ func (w *world) Reap(exits []reaper.Exit) ([]reaper.Exit, reaper.State) {
 	return exits, reaper.Waiting
 }
 
-func (w *world) Terminal() bool         { return w.terminal }
-func (w *world) Suspend(by unix.Signal) { w.note("suspend by %s", SignalName(by)) }
-func (w *world) Resume()                { w.note("resume") }
+func (w *world) Detach(int, unix.Signal) bool { return false }
+func (w *world) Terminal() bool               { return w.terminal }
+func (w *world) Suspend(by unix.Signal)       { w.note("suspend by %s", SignalName(by)) }
+func (w *world) Resume()                      { w.note("resume") }
 
 // The Clients.
 
