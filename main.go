@@ -280,7 +280,7 @@ func (r *runner) watchReadiness(ctx context.Context, out chan<- health.Result) {
 	case checkTCP:
 		check = health.TCP(c.ReadyCheck.url.Host, timeout, r.countDial)
 	case checkHTTP:
-		check = health.HTTP(c.ReadyCheck.url, timeout, r.countDial)
+		check = health.HTTP(c.ReadyCheck.url, timeout, "drainit-readiness", r.countDial)
 	}
 	health.Watch(ctx, check, interval, hint, out)
 }

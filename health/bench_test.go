@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkProbe measures one probe: connect, request, answer, close. The client
-// makes plain system calls, so that the allocations are the server's.
+// BenchmarkProbe measures one probe: connect, request, answer, close. The
+// client makes plain system calls, so that the allocations are the server's.
 func BenchmarkProbe(b *testing.B) {
 	s, err := Listen(Options{Addr: "127.0.0.1:0", Gate: new(Gate)})
 	if err != nil {

@@ -23,7 +23,7 @@ const (
 	lateInterval     = time.Second // from then on
 )
 
-// Check checks the child once.
+// Check checks the child once. It returns soon after ctx ends.
 type Check func(ctx context.Context) Result
 
 // Started is the check for a child that counts as ready once it runs.
@@ -67,8 +67,8 @@ func TCP(addr string, timeout time.Duration, dialed func()) Check {
 
 // HTTP returns a check that passes while a GET of u is answered with a status
 // from 200 to 399 within timeout. Like the kubelet, it opens a new connection
-// each time and does not follow redirects.
-func HTTP(u *url.URL, timeout time.Duration, dialed func()) Check {
+// each time and does not follow redirects. agent is its User-Agent.
+func HTTP(u *url.URL, timeout time.Duration, agent string, dialed func()) Check {
 	addr := u.Host
 	if u.Port() == "" {
 		addr = net.JoinHostPort(u.Hostname(), "80")
@@ -79,7 +79,8 @@ func HTTP(u *url.URL, timeout time.Duration, dialed func()) Check {
 			return Result{Reason: err.Error()}
 		}
 		defer c.Close()
-		code, _, _, err := get(c, u.Host, u.RequestURI(), "drainit-readiness")
+		defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Now()) })()
+		code, _, _, err := get(c, u.Host, u.RequestURI(), agent)
 		if err != nil {
 			return Result{Reason: fmt.Sprintf("GET %s: no answer: %.200s", u, err)}
 		}
@@ -88,7 +89,8 @@ func HTTP(u *url.URL, timeout time.Duration, dialed func()) Check {
 }
 
 func dial(ctx context.Context, addr string, timeout time.Duration, dialed func()) (net.Conn, error) {
-	d := net.Dialer{Timeout: timeout, KeepAlive: -1}
+	deadline := time.Now().Add(timeout)
+	d := net.Dialer{Deadline: deadline, KeepAlive: -1}
 	c, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
@@ -98,7 +100,7 @@ func dial(ctx context.Context, addr string, timeout time.Duration, dialed func()
 	if l, r := c.LocalAddr().(*net.TCPAddr), c.RemoteAddr().(*net.TCPAddr); l.IP.Equal(r.IP) {
 		dialed()
 	}
-	return c, c.SetDeadline(time.Now().Add(timeout))
+	return c, c.SetDeadline(deadline)
 }
 
 // Watch runs check until ctx ends and sends each result that differs from the

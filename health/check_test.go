@@ -95,7 +95,7 @@ func TestHTTPCheck(t *testing.T) {
 			if c.says == "timeout" {
 				timeout = 200 * time.Millisecond
 			}
-			got := HTTP(u, timeout, func() { dials++ })(t.Context())
+			got := HTTP(u, timeout, "drainit-test", func() { dials++ })(t.Context())
 			if got.OK != c.ok || !strings.Contains(got.Reason, c.says) {
 				t.Errorf("got %v, %q; want %v, %q", got.OK, got.Reason, c.ok, c.says)
 			}
@@ -135,7 +135,7 @@ func TestHTTPCheckIsBounded(t *testing.T) {
 				sent <- total
 			})
 			u, _ := url.Parse("http://" + addr)
-			got := HTTP(u, deadline, func() {})(t.Context())
+			got := HTTP(u, deadline, "drainit-test", func() {})(t.Context())
 			if got.OK {
 				t.Errorf("got %+v, want a failure", got)
 			}
@@ -159,9 +159,9 @@ func TestHTTPCheckSendsWhatAServerNeeds(t *testing.T) {
 		io.WriteString(c, head("200 OK", ""))
 	})
 	u, _ := url.Parse("http://" + addr + "/a%20b?x=1")
-	HTTP(u, deadline, func() {})(t.Context())
+	HTTP(u, deadline, "drainit-test", func() {})(t.Context())
 	got := <-asked
-	for _, want := range []string{"GET /a%20b?x=1 HTTP/1.1\r\n", "Host: " + addr + "\r\n", "Connection: close\r\n", "User-Agent: drainit-readiness\r\n"} {
+	for _, want := range []string{"GET /a%20b?x=1 HTTP/1.1\r\n", "Host: " + addr + "\r\n", "Connection: close\r\n", "User-Agent: drainit-test\r\n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is missing in %q", want, got)
 		}
@@ -193,7 +193,7 @@ func TestTCPCheck(t *testing.T) {
 	}
 	for name, check := range map[string]Check{
 		"tcp":  TCP(refused(t), deadline, func() { dials++ }),
-		"http": HTTP(&url.URL{Scheme: "http", Host: refused(t)}, deadline, func() { dials++ }),
+		"http": HTTP(&url.URL{Scheme: "http", Host: refused(t)}, deadline, "drainit-test", func() { dials++ }),
 	} {
 		if got := check(t.Context()); got.OK || !strings.Contains(got.Reason, "refused") {
 			t.Errorf("%s: got %+v, want refused", name, got)

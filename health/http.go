@@ -216,8 +216,8 @@ func readLine(in *bufio.Reader) (string, error) {
 }
 
 // Get requests path from the HTTP server at the other end of c and returns its
-// answer. It fails on a truncated or non-HTTP answer. Deadlines are the caller's
-// to set on c.
+// answer. It fails on a truncated or non-HTTP answer. Deadlines are the
+// caller's to set on c.
 func Get(c net.Conn, path string) (code int, body []byte, err error) {
 	code, in, length, err := get(c, "drainit", path, "drainit")
 	if err != nil {

@@ -21,11 +21,11 @@ import (
 // another thread, and creates one if none is idle. On a busy machine every call
 // can be interrupted for that long, blocking or not. With a goroutine for each
 // connection, 60 clients and ten processes waiting for each CPU, dozens of them
-// were in a call at once; where the server has used up the pids limit, no thread
-// can be created, and PID 1 died in 4 of 4 runs. So the port makes its calls one
-// at a time, under port.mu, and needs no more than one of the threads in reserve
-// (the main package creates those). It also costs no stack, no timer and no
-// os.File for a connection that only waits.
+// were in a call at once; where the server has used up the pids limit, no
+// thread can be created, and PID 1 died in 4 of 4 runs. So the port makes its
+// calls one at a time, under port.mu, and needs no more than one of the threads
+// in reserve (the main package creates those). It also costs no stack, no timer
+// and no os.File for a connection that only waits.
 type poller struct {
 	fd    int
 	file  *os.File // fd's
@@ -59,8 +59,8 @@ func (p *poller) pollOnce(fd uintptr) bool {
 	return p.n != 0
 }
 
-// wait returns sockets that are ready, and none if the instant set by wakeAt has
-// come. The slice is valid until the next call.
+// wait returns sockets that are ready, and none if the instant set by wakeAt
+// has come. The slice is valid until the next call.
 func (p *poller) wait() (ready []unix.EpollEvent, err error) {
 	err = p.raw.Read(p.poll)
 	switch {
@@ -100,7 +100,8 @@ func (p *poller) watch(fd int, before, events uint32) error {
 // close makes wait return an error.
 func (p *poller) close() error { return p.file.Close() }
 
-// accept accepts a connection. unix.Accept4 would allocate the client's address.
+// accept accepts a connection. unix.Accept4 would allocate the client's
+// address.
 func accept(listener int) (fd int, err error) {
 	n, _, errno := unix.Syscall6(unix.SYS_ACCEPT4, uintptr(listener), 0, 0,
 		unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)

@@ -288,7 +288,8 @@ func (p *port) evict() bool {
 	return oldest != nil
 }
 
-// expire closes connections that have timed out, and accepts again after a pause.
+// expire closes connections that have timed out, and accepts again after a
+// pause.
 func (p *port) expire() {
 	now := time.Now()
 	for i := range p.queues {

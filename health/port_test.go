@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// opened waits until n connections were accepted, and returns how many are open.
+// opened waits until n connections were accepted, and returns how many are
+// open.
 func opened(s *Server, n int) int {
 	for s.Accepted() < uint64(n) {
 		time.Sleep(time.Millisecond)

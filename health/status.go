@@ -43,8 +43,8 @@ type Status struct {
 }
 
 // Stop is a stop in progress. Its instants are for people. A program uses the
-// seconds, which come from the monotonic clock: a step of the wall clock must not
-// end a wait.
+// seconds, which come from the monotonic clock: a step of the wall clock must
+// not end a wait.
 type Stop struct {
 	T0         time.Time  `json:"t0"`
 	AskedBy    string     `json:"asked_by"`
