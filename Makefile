@@ -40,7 +40,8 @@ drainit:
 	$(BUILD) -o $@ .
 
 demo:
-	CGO_ENABLED=0 $(GO) run -trimpath ./examples/demo
+	@echo "compiling the demo"
+	@CGO_ENABLED=0 $(GO) run -trimpath ./examples/demo
 
 clients: drainit
 	scripts/clients-setup

@@ -251,7 +251,7 @@ func TestBuildScriptParses(t *testing.T) {
 
 // A quicker balancer than the demo's own, and a longer window than it needs:
 // the machine may be busy with other tests.
-var quick = []string{"-poll", "100ms", "-lag", "300ms", "-long", "200ms", "-start-delay", "100ms", "-window", "3s"}
+var quick = []string{"-poll", "100ms", "-lag", "300ms", "-long", "200ms", "-start-delay", "100ms", "-window", "3s", "-sleep", "2s"}
 
 func TestDemo(t *testing.T) {
 	c, _ := demo(t)
@@ -259,12 +259,20 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	last := regexp.MustCompile(`(?m)^bare: (\d+) of (\d+) lost; graceful: \d+ of (\d+) lost; drainit: 0 of (\d+) lost$`).FindSubmatch(out)
+	last := regexp.MustCompile(`(?m)^bare (\d+) of (\d+) lost in [\d.]+ s, graceful \d+ of (\d+) lost in [\d.]+ s,
+sleep \d+ of (\d+) lost in [\d.]+ s, drainit 0 of (\d+) lost in [\d.]+ s$`).FindSubmatch(out)
 	if last == nil || string(last[1]) == "0" {
 		t.Fatalf("the last line is not as expected:\n%s", out)
 	}
-	if !bytes.Equal(last[2], last[3]) || !bytes.Equal(last[2], last[4]) {
-		t.Errorf("the three had different traffic: %s", last[0])
+	for _, sent := range last[3:] {
+		if !bytes.Equal(last[2], sent) {
+			t.Errorf("the four had different traffic: %s", last[0])
+		}
+	}
+	for line := range strings.Lines(string(out)) {
+		if n := len(strings.TrimSuffix(line, "\n")); n > 80 && len(strings.Fields(line)) > 5 {
+			t.Errorf("%d columns: %s", n, line)
+		}
 	}
 	if !bytes.Contains(out, []byte(`"drainit: stop signal forwarded"`)) {
 		t.Errorf("drainit's log is missing:\n%s", out)
@@ -284,8 +292,8 @@ func TestDemoInterrupted(t *testing.T) {
 	}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		if strings.Contains(lines.Text(), "stop asked for") {
-			if got := len(running(t, dir)); got < 6 {
-				t.Errorf("%d processes run, want two servers bare, two graceful, two under drainit", got)
+			if got := len(running(t, dir)); got < 8 {
+				t.Errorf("%d processes run, want two servers bare, two graceful, two that sleep, two under drainit", got)
 			}
 			c.Process.Signal(syscall.SIGINT)
 		}

@@ -1,14 +1,18 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // balancer sends requests to its targets in turn. Like a load balancer it polls
-// a target's readiness, and a change takes effect some time later: controllers,
-// kube-proxies and caches stand between a probe and the routing of a request.
+// a target's readiness, and whether it is to be stopped. A change takes effect
+// some time later: controllers, kube-proxies and caches stand between a probe
+// and the routing of a request.
 type balancer struct {
 	poll, lag time.Duration
 	changed   func(t *target, in bool)
@@ -23,6 +27,8 @@ type target struct {
 	name  string
 	addr  string // of the server
 	probe string // host:port/path of its readiness
+	// It is to be stopped: that is announced too, as the deletion of a pod is.
+	stopping atomic.Bool
 
 	in    bool      // whether it receives requests
 	asked time.Time // when the probe that decided so was sent
@@ -35,7 +41,7 @@ func (b *balancer) watch(ctx context.Context, t *target) {
 	defer tick.Stop()
 	for {
 		asked := time.Now()
-		ready := probe(ctx, t.probe) == nil
+		ready := !t.stopping.Load() && probe(ctx, t.probe) == nil
 		time.AfterFunc(b.lag, func() { b.apply(t, ready, asked) })
 		select {
 		case <-tick.C:

@@ -1,7 +1,10 @@
+//go:build linux
+
 package main
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -48,7 +51,7 @@ func (d *display) print(name, text, indent string) {
 	if d.began.IsZero() {
 		return
 	}
-	const width = 100
+	const width = 80
 	start := fmt.Sprintf("%6.2f s  %-8s  %s", time.Since(d.began).Seconds(), name, indent)
 	line := start
 	for i, word := range strings.Fields(text) {
@@ -64,4 +67,42 @@ func (d *display) print(name, text, indent string) {
 		line += word
 	}
 	fmt.Println(line)
+}
+
+// terminal reports whether stdout is one that shows colours.
+var terminal = sync.OnceValue(func() bool {
+	info, err := os.Stdout.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+})
+
+// paint colours text by how much is lost: red for some, green for none.
+func paint(lost int, text string) string {
+	switch {
+	case !terminal():
+		return text
+	case lost > 0:
+		return "\x1b[31m" + text + "\x1b[0m"
+	}
+	return "\x1b[32m" + text + "\x1b[0m"
+}
+
+// progress does what takes a while and shows that it goes on: with the seconds
+// on a terminal, else with a dot for each.
+func progress(what string, do func() error) error {
+	fmt.Print(what, " ...")
+	began, done := time.Now(), make(chan error, 1)
+	go func() { done <- do() }()
+	for tick := time.Tick(time.Second); ; {
+		select {
+		case err := <-done:
+			fmt.Printf(" %.1f s\n", time.Since(began).Seconds())
+			return err
+		case <-tick:
+			if terminal() {
+				fmt.Printf("\r%s ... %.0f s", what, time.Since(began).Seconds())
+			} else {
+				fmt.Print(".")
+			}
+		}
+	}
 }

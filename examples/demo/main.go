@@ -1,10 +1,13 @@
+//go:build linux
+
 // Demo shows what drainit is for, with nothing but Go: go run ./examples/demo.
 //
 // Two replicas of examples/server are restarted one after the other under
-// traffic, three times at the same seconds: bare; bare but with the graceful
-// shutdown that Go's http.Server offers; and under drainit, with the server
-// that does not handle signals. In front of each pair is the same balancer. It
-// follows readiness as load balancers do: late. Lost requests are counted.
+// traffic, in four ways at the same time: bare; bare but with the graceful
+// shutdown that Go's http.Server offers; with a sleep before the signal, as a
+// preStop hook has it; and under drainit. In the last two the server does not
+// handle signals. In front of each pair is the same balancer. It follows what
+// happens as load balancers do: late. Lost requests are counted.
 //
 // It exits 1 if drainit lost a request, or the bare server none.
 package main
@@ -27,6 +30,7 @@ import (
 // Options holds the flags; see main for their defaults.
 type options struct {
 	poll, lag  time.Duration // of the balancer
+	sleep      time.Duration // before SIGTERM, in the way with a sleep
 	rate       int           // requests per second and pair
 	long       time.Duration // how long slow answers and streams take
 	startDelay time.Duration // from a server's start to its listening
@@ -38,6 +42,7 @@ func main() {
 	var o options
 	flag.DurationVar(&o.poll, "poll", 500*time.Millisecond, "how often the balancer asks for readiness")
 	flag.DurationVar(&o.lag, "lag", 2*time.Second, "how long an answer takes to have an effect")
+	flag.DurationVar(&o.sleep, "sleep", 5*time.Second, "how long the way with a sleep waits before SIGTERM")
 	flag.IntVar(&o.rate, "rate", 100, "requests a second, for each pair of replicas")
 	flag.DurationVar(&o.long, "long", time.Second, "how long slow answers and streams take; a fifth of the requests are such")
 	flag.DurationVar(&o.startDelay, "start-delay", 500*time.Millisecond, "how long a server takes until it listens")
@@ -69,17 +74,15 @@ func demo(ctx context.Context, o options) (good bool, err error) {
 		return false, err
 	}
 	defer os.RemoveAll(dir)
-	began := time.Now()
-	fmt.Print("building drainit and examples/server ... ")
-	if err := build(ctx, dir); err != nil {
+	if err := progress("compiling drainit and examples/server", func() error { return build(ctx, dir) }); err != nil {
 		return false, err
 	}
-	fmt.Printf("%.1f s\n", time.Since(began).Seconds())
 
 	d := new(display)
 	sites := []*site{
 		newSite("bare", "the server dies on SIGTERM", d),
-		newSite("graceful", "bare too, but the server does Go's http.Server.Shutdown on SIGTERM", d),
+		newSite("graceful", "on SIGTERM the server does Go's http.Server.Shutdown", d),
+		newSite("sleep", fmt.Sprintf("the server dies on SIGTERM, which comes %s late (preStop)", o.sleep), d),
 		newSite("drainit", "the server dies on SIGTERM, drainit is in front of it", d),
 	}
 	defer func() {
@@ -96,8 +99,12 @@ func demo(ctx context.Context, o options) (good bool, err error) {
 			return false, err
 		}
 	}
-	fmt.Printf("\n%d requests/s to each pair of replicas, a fifth of them %s long, no retries. The balancer asks each\n"+
-		"replica for its readiness every %s, and what it learns has an effect %s later.\n\n", o.rate, o.long, o.poll, o.lag)
+	fmt.Printf(`
+%d requests a second go to each pair of replicas, a fifth of them %s long.
+None is sent twice. The balancer asks for readiness every %s, and whether a
+replica is to be stopped; what it learns has an effect %s later.
+
+`, o.rate, o.long, o.poll, o.lag)
 	if err := run(ctx, sites, o); err != nil {
 		return false, err
 	}
@@ -149,30 +156,38 @@ func each(sites []*site, do func(*site) error) error {
 
 // report prints what was lost, and reports whether it is what drainit promises.
 func report(sites []*site) (good bool) {
-	fmt.Printf("\n%-8s", "lost")
+	fmt.Print(`
+A graceful server may lose more than a bare one: it closes its port at once, and
+refuses what the balancer still sends for as long as its last requests take. The
+bare one drops those, but is back sooner.
+
+lost, of these kinds:
+  refused  no connection came to be       timeout  nothing for 10 s
+  reset    ended before an answer began   status   an answer, but not 200
+  cut      the answer ended too soon      nowhere  no replica to send it to
+
+`)
+	fmt.Printf("%-8s", "")
 	for _, f := range failures {
-		fmt.Printf("%10s", f)
+		fmt.Printf("%9s", f)
 	}
-	fmt.Println()
-	var lines []string
+	fmt.Printf("%11s\n", "took")
+	var price []string
 	lost := make(map[string]int)
 	for _, s := range sites {
 		sent, failed := s.tally.counts()
 		fmt.Printf("%-8s", s.name)
 		for _, f := range failures {
-			fmt.Printf("%10d", failed[f])
+			fmt.Print(paint(failed[f], fmt.Sprintf("%9d", failed[f])))
 			lost[s.name] += failed[f]
 		}
-		fmt.Println()
-		lines = append(lines, fmt.Sprintf("%s: %d of %d lost", s.name, lost[s.name], sent))
+		fmt.Printf("%9.1f s\n", s.took.Seconds())
+		price = append(price, paint(lost[s.name], fmt.Sprintf("%s %d of %d lost in %.1f s", s.name, lost[s.name], sent, s.took.Seconds())))
 	}
-	fmt.Printf("\nA graceful server closes its port at once and finishes what it has before it starts again: what the\n" +
-		"balancer still sends is refused. drainit keeps the port open until nothing more is sent, and then forwards\n" +
-		"SIGTERM, which no longer hurts anyone.\n\n")
-	fmt.Println(strings.Join(lines, "; "))
+	fmt.Printf("\n%s,\n%s\n", strings.Join(price[:2], ", "), strings.Join(price[2:], ", "))
 	switch {
 	case lost["drainit"] > 0:
-		fmt.Println("drainit lost requests: is the machine so busy that the window was too short for the balancer? Try -window 8s.")
+		fmt.Println("drainit lost requests: is the machine so busy that the window was too short\nfor the balancer? Try -window 8s.")
 	case lost["bare"] == 0:
 		fmt.Println("bare lost none, so this has shown nothing. Try a higher -rate.")
 	default:

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -22,6 +24,7 @@ type replica struct {
 	argv   []string
 	env    []string // in addition to the inherited one
 	log    func(line string)
+	sleep  time.Duration // before SIGTERM, as preStop has it
 
 	cmd  *exec.Cmd     // nil before the first start
 	done chan struct{} // closed when cmd has ended
@@ -67,15 +70,21 @@ func lines(r io.Reader, do func(string)) {
 // restart stops the replica with SIGTERM, as runtimes do, and starts it again
 // when it has ended.
 func (r *replica) restart(ctx context.Context, say func(format string, args ...any)) error {
-	say("%s: SIGTERM", r.target.name)
 	asked := time.Now()
+	r.target.stopping.Store(true)
+	defer r.target.stopping.Store(false)
+	if r.sleep > 0 {
+		say("%s: sleep for %s", r.target.name, r.sleep)
+		pause(ctx, r.sleep)
+	}
+	say("%s: SIGTERM", r.target.name)
 	r.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-r.done:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	say("%s: ended %.1f s after the signal (%s), starts again", r.target.name, time.Since(asked).Seconds(), r.cmd.ProcessState)
+	say("%s: ended after %.1f s (%s), starts again", r.target.name, time.Since(asked).Seconds(), r.cmd.ProcessState)
 	if err := r.start(); err != nil {
 		return err
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -15,6 +17,7 @@ type site struct {
 	balancer    *balancer
 	replicas    []*replica
 	tally       tally
+	took        time.Duration // both restarts
 	watching    sync.WaitGroup
 }
 
@@ -38,6 +41,8 @@ func (s *site) place(dir string, o options) error {
 		t, d := &target{name: name, addr: addr, probe: addr + "/healthz", in: true}, s.display
 		r := &replica{target: t, log: func(line string) { d.log(s.name, name, line) }, argv: []string{filepath.Join(dir, "server"), "-addr", addr, "-start-delay", o.startDelay.String()}}
 		switch s.name {
+		case "sleep":
+			r.sleep = o.sleep
 		case "graceful":
 			r.argv = append(r.argv, "-on-term", "graceful")
 		case "drainit":
@@ -88,6 +93,7 @@ func (s *site) up(ctx context.Context) error {
 // roll restarts the replicas one after the other, the second when the first
 // receives its share of the requests again.
 func (s *site) roll(ctx context.Context) error {
+	began := time.Now()
 	for i, r := range s.replicas {
 		if err := r.restart(ctx, s.say); err != nil {
 			return err
@@ -97,6 +103,7 @@ func (s *site) roll(ctx context.Context) error {
 			s.balancer.settle(ctx, r.target)
 		}
 	}
+	s.took = time.Since(began)
 	s.say("done")
 	return nil
 }
