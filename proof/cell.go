@@ -95,6 +95,7 @@ type tally struct {
 func (t *tally) ended(kind string, f failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.draw(f)
 	if len(t.records) == 0 {
 		return // before the first restart
 	}
@@ -109,7 +110,17 @@ func (t *tally) ended(kind string, f failure) {
 		}
 		r.Failed[kind][f]++
 	}
-	if t.began.IsZero() || len(t.records) > replicas+1 {
+}
+
+func (t *tally) beginStrip() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.began = time.Now()
+}
+
+// draw adds to the strip.
+func (t *tally) draw(f failure) {
+	if t.began.IsZero() || len(t.records) > replicas {
 		return
 	}
 	b := int(time.Since(t.began) / bin)
@@ -249,6 +260,8 @@ func (s *site) load(ctx context.Context) error {
 	var loaded sync.WaitGroup
 	loaded.Go(func() { c.send(loading, s.server.kinds, s.tally.ended) })
 	pause(ctx, warmUp)
+	s.tally.beginStrip()
+	pause(ctx, lead)
 	began := time.Now()
 	for i := 0; i < s.restarts && ctx.Err() == nil && (i < replicas || time.Since(began) < s.limit); i++ {
 		if err = s.restart(ctx, i); err != nil {
@@ -346,9 +359,6 @@ func (s *site) newRecord(i int, u usage) time.Time {
 		r.InitRSS, r.InitCPU = u.RSS, float64(u.CPU.Microseconds())/1000
 	}
 	s.tally.records = append(s.tally.records, r)
-	if i == 0 {
-		s.tally.began = now.Add(-lead)
-	}
 	if i < replicas {
 		s.tally.strip.Stops = append(s.tally.strip.Stops, now.Sub(s.tally.began).Seconds())
 	}

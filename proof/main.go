@@ -67,11 +67,11 @@ func command(ctx context.Context, args []string) error {
 	case "load":
 		return load(ctx, *httpAddr, *rpcAddr, *kinds)
 	case "report":
-		_, err := os.Stat(filepath.Join(*out, clusterResults))
-		if err == nil {
-			err = writeClusterReport(*out)
+		err := writeReport(*out)
+		if _, missing := os.Stat(filepath.Join(*out, clusterResults)); missing == nil {
+			err = errors.Join(err, writeClusterReport(*out))
 		}
-		return errors.Join(err, writeReport(*out))
+		return err
 	}
 	return fmt.Errorf("%s: say run, quick, mutants, kubernetes or report", args[0])
 }

@@ -43,12 +43,6 @@ func (s *svg) label(x, y float64, anchor, fill, extra, format string, args ...an
 	fmt.Fprintf(s, `<text x="%.1f" y="%.1f" text-anchor="%s" fill="%s"%s>%s</text>`+"\n", x, y, anchor, fill, extra, text)
 }
 
-func (s *svg) path(d strings.Builder, fill string) {
-	if d.Len() > 0 {
-		fmt.Fprintf(s, `<path d="%s" fill="%s"/>`+"\n", d.String(), fill)
-	}
-}
-
 func (s *svg) end() string { return s.String() + "</svg>\n" }
 
 const small, strong = ` font-size="11"`, ` font-weight="600"`
@@ -56,7 +50,7 @@ const small, strong = ` font-size="11"`, ` font-weight="600"`
 // strips draws the first rolling restart of each way: requests that ended in
 // each 100 ms, those that were lost in red.
 func strips(r *results, server string, t theme) string {
-	const left, right, top, pitch, tall = 112.0, 148.0, 34.0, 46.0, 30.0
+	const left, right, top, pitch, tall = 124.0, 148.0, 34.0, 46.0, tallest
 	var shown []strip
 	for _, w := range ways {
 		i := slices.IndexFunc(r.strips, func(s strip) bool {
@@ -78,24 +72,18 @@ func strips(r *results, server string, t theme) string {
 		p.label(left+at*scale, bottom+16, "middle", t.faint, small, "%.0f s", at)
 	}
 	p.label(width-right+10, top-14, "start", t.faint, small, "of all restarts:")
-	p.label(left, top-14, "start", t.faint, small, "requests in each 100 ms: ")
-	p.rect(left+136, top-23, 9, 9, t.good)
-	p.label(left+149, top-14, "start", t.faint, small, "answered")
-	p.rect(left+206, top-23, 9, 9, t.lost)
-	p.label(left+219, top-14, "start", t.faint, small, "lost")
-	fmt.Fprintf(p, `<path d="M%.1f %.1fl4 7h-8z" fill="%s"/>`+"\n", left+258, top-22, t.faint)
-	p.label(left+266, top-14, "start", t.faint, small, "stop of a replica begins")
-	highest := 1
-	for _, x := range shown {
-		for i := range x.Good {
-			highest = max(highest, x.Good[i]+x.Failed[i])
-		}
-	}
-	highest = min(highest, 14)
+	p.label(left, top-14, "start", t.faint, small, "requests in each 100 ms:")
+	p.rect(left+146, top-23, 9, 9, t.good)
+	p.label(left+159, top-14, "start", t.faint, small, "answered")
+	p.rect(left+216, top-23, 9, 9, t.lost)
+	p.label(left+229, top-14, "start", t.faint, small, "lost")
+	fmt.Fprintf(p, `<path d="M%.1f %.1fl4 7h-8z" fill="%s"/>`+"\n", left+270, top-22, t.faint)
+	p.label(left+278, top-14, "start", t.faint, small, "stop of a replica begins")
+	const highest = 7 // requests in 100 ms
 	rows := r.rows()
 	for i, x := range shown {
 		base := top + float64(i)*pitch + tall
-		p.oneStrip(x, left, base, scale, tall/float64(highest), seconds)
+		p.oneStrip(x, left, base, scale, tall/highest, seconds)
 		w := find(rows, server, x.Way, x.Balancer)
 		colour := t.ink
 		if w.until != "" {
@@ -136,34 +124,70 @@ func tickStep(seconds float64) float64 {
 	return 120
 }
 
-// oneStrip draws good and lost requests upwards from base. What was lost is at
-// least 3 high: it is what one looks for.
+// tallest is how high a strip's bars may be.
+const tallest = 30.0
+
+// oneStrip draws upwards from base what was lost and, on top of it, what was
+// answered. What was lost is at least 6 high: it is what one looks for.
 func (p *svg) oneStrip(x strip, left, base, scale, unit, seconds float64) {
-	var good, lost strings.Builder
+	good, lost := newSteps(left, base), newSteps(left, base)
 	w := scale * bin.Seconds()
 	for i := range x.Good {
-		at := left + float64(i)*w
 		if float64(i)*bin.Seconds() > seconds {
 			break
 		}
-		g := min(float64(x.Good[i])*unit, 30)
-		l := min(float64(x.Failed[i])*unit, 30)
+		l := float64(x.Failed[i]) * unit
 		if l > 0 {
 			l = max(l, 6)
-			fmt.Fprintf(&lost, "M%.2f %.1fh%.2fv%.1fh-%.2fz", at, base-g-l, max(w, 1.6), l, max(w, 1.6))
 		}
-		if g > 0 {
-			fmt.Fprintf(&good, "M%.2f %.1fh%.2fv%.1fh-%.2fz", at, base-g, w, g, w)
-		}
+		good.add(min(l+float64(x.Good[i])*unit, tallest), w)
+		lost.add(min(l, tallest), w)
 	}
 	p.rule(left, base, width-148, base, p.line)
-	p.path(good, p.good)
-	p.path(lost, p.lost)
+	p.steps(good, p.good, "")
+	p.steps(lost, p.lost, fmt.Sprintf(` stroke="%s" stroke-width="0.8"`, p.lost))
 	for _, at := range x.Stops {
 		if at < seconds {
 			fmt.Fprintf(p, `<path d="M%.1f %.1fl4 7h-8z" fill="%s"/>`+"\n", left+at*scale, base+1.5, p.faint)
 		}
 	}
+}
+
+// steps is a row of bars as one outline.
+type steps struct {
+	d            strings.Builder
+	base, height float64
+	run          float64 // of the same height so far
+}
+
+func newSteps(x, base float64) *steps {
+	s := &steps{base: base}
+	fmt.Fprintf(&s.d, "M%.1f %.1f", x, base)
+	return s
+}
+
+func (s *steps) add(height, wide float64) {
+	if height != s.height {
+		s.flush()
+		s.height = height
+		if s.run = 0; height == 0 {
+			fmt.Fprintf(&s.d, "V%.1f", s.base)
+		} else {
+			fmt.Fprintf(&s.d, "V%.1f", s.base-height)
+		}
+	}
+	s.run += wide
+}
+
+func (s *steps) flush() {
+	if s.run > 0 {
+		fmt.Fprintf(&s.d, "h%.2f", s.run)
+	}
+}
+
+func (p *svg) steps(s *steps, fill, more string) {
+	s.flush()
+	fmt.Fprintf(p, `<path d="%sV%.1fz" fill="%s"%s/>`+"\n", s.d.String(), s.base, fill, more)
 }
 
 // dots draws each way of both servers: how long a stop takes, and what it

@@ -99,7 +99,8 @@ The ways: **none**, the server is PID 1; **tini**, **dumb-init**, **catatonit** 
 **sleep 15** wait so long before the signal, as ` + "`preStop: sleep`" + ` does, under tini; **drainit** with each value of
 ` + "`DRAINIT_DRAIN_UNTIL`" + `, and with the window of 5 s that is its default. SIGKILL comes after 60 s for all. Unless a table says
 otherwise the balancer is HAProxy as an ingress controller runs it: it checks health every second and is told over its
-admin socket, 2 s after a stop began, to drain that replica; it keeps a pool of connections.
+admin socket, 2 s after a stop began, to drain that replica; it keeps a pool of connections. Servers keep idle
+connections for longer than it does, as its manual asks: otherwise requests are lost without any restart.
 
 "At most" is the upper end of a 95 %% confidence interval for the losses of one restart: 3/n where none of n restarts
 lost anything (the rule of three). Times are medians, with the fifth and the ninety-fifth percentile.`)

@@ -39,5 +39,6 @@ server.on('upgrade', (req, socket) => {
   });
 });
 
+server.keepAliveTimeout = 75000; // longer than the balancer's
 server.listen(8080, '0.0.0.0');
 if (process.env.HANDLER) process.on('SIGTERM', () => server.close(() => process.exit(0)));
