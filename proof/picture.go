@@ -104,7 +104,7 @@ func lostWord(w *row) string {
 	if total(w.lost) == 0 {
 		return fmt.Sprintf("0 of %s lost", thousands(total(w.sent)))
 	}
-	return fmt.Sprintf("%.1f a restart lost", w.perRestart())
+	return fmt.Sprintf("%.1f lost a restart", w.perRestart())
 }
 
 func thousands(n int) string {
@@ -180,7 +180,11 @@ func (s *steps) add(height, wide float64) {
 }
 
 func (s *steps) flush() {
-	if s.run > 0 {
+	switch {
+	case s.run == 0:
+	case s.height == 0: // nothing to draw, not even a line
+		fmt.Fprintf(&s.d, "m%.2f 0", s.run)
+	default:
 		fmt.Fprintf(&s.d, "h%.2f", s.run)
 	}
 }
