@@ -15,6 +15,26 @@ var http2Cases = []scenario{
 	grpcStream(100*time.Millisecond, 0), grpcStream(time.Second, 0), grpcStream(3*time.Second, 0),
 	grpcStream(500*time.Millisecond, 2*time.Second),
 	{
+		name: "gRPC streams in TLS, a message each 1 s", kind: early, server: goServer("grpc"), tls: true, warm: 4 * time.Second,
+		traffic: func(w *world) {
+			w.channels(3, 0, func(c *grpc.ClientConn) {
+				w.until(-2 * time.Second)
+				w.watch(c, 20, time.Second)
+			})
+		},
+		rows: lossless("idle"),
+	},
+	{
+		name: "gRPC uploads of 4 KB each 2 s", kind: early, server: goServer("grpc"), warm: 4 * time.Second,
+		traffic: func(w *world) {
+			w.channels(3, 0, func(c *grpc.ClientConn) {
+				w.until(-2 * time.Second)
+				w.push(c, 10, 4<<10, 2*time.Second)
+			})
+		},
+		rows: lossless("idle"),
+	},
+	{
 		name: "HTTP/2: 12 s beside quick requests", kind: early, server: h2c, warm: 4 * time.Second,
 		traffic: func(w *world) { w.beside(3, 12*time.Second, 0, true) },
 		rows:    lossless("idle"),

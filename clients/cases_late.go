@@ -73,10 +73,33 @@ var lateCases = []scenario{
 		},
 		rows: by(soon, "idle"),
 	},
+	{
+		name: "gRPC channels in TLS that were used once", kind: late, server: goServer("grpc"), tls: true, warm: 6 * time.Second,
+		traffic: func(w *world) { w.idleChannels(3, true) },
+		rows:    by(soon, "idle"),
+	},
 	idleTLS("Go", secure), idleTLS("node", node), idleTLS("Java", java("tls")),
 	webSockets("uvicorn's, pings each 5 s", uvicorn("--ws-ping-interval", "5"), 5),
 	webSockets("uvicorn's, pings each 20 s", uvicorn(), 5),
 	webSockets("node's, pings each 1 s", program("node", "ws.js", "1000"), 5),
+	{
+		name: "WebSockets, the client pings each 5 s", kind: late, server: uvicorn(), warm: 12 * time.Second,
+		traffic: func(w *world) {
+			for i := range 5 {
+				w.clients.Go(func() { w.pingingSocket(clientIP(i), 5*time.Second) })
+			}
+		},
+		rows: by(soon, "quiet", "idle"),
+	},
+	{
+		name: "redis subscribers", kind: late, server: redis, warm: 8 * time.Second,
+		traffic: func(w *world) {
+			for i := range 5 {
+				w.clients.Go(func() { w.subscribe(clientIP(i)) })
+			}
+		},
+		rows: by(soon, "quiet", "idle"),
+	},
 	{
 		name: "statsd by TCP that has ended", kind: late, server: goServer("sink"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.oneWay(3, 100*time.Millisecond, time.Second) },

@@ -99,6 +99,12 @@ var poolCases = []scenario{
 		rows:    lossless("quiet", "idle"),
 	},
 	{
+		name: "gRPC in TLS, 10 channels, moved after 12 s", kind: early, server: goServer("grpc"), tls: true,
+		warm: 10 * time.Second, late: 12 * time.Second,
+		traffic: func(w *world) { w.calls(10, 200*time.Millisecond) },
+		rows:    lossless("quiet", "idle"),
+	},
+	{
 		name: "redis, 10 kept connections, moved after 10 s", kind: early, server: redis,
 		warm: 10 * time.Second, late: 10 * time.Second,
 		traffic: func(w *world) {

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -16,14 +19,18 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// The service has two methods. Wait answers after a duration; Tick answers with
-// a stream of empty messages, so many of them, with a pause before each.
+// The service has three methods. Wait answers after a duration; Tick answers with
+// a stream of small messages, so many of them, with a pause before each; Push
+// takes a stream of messages, and answers once it has ended.
 
 var service = grpc.ServiceDesc{
 	ServiceName: "clients.Service",
 	HandlerType: (*any)(nil),
 	Methods:     []grpc.MethodDesc{{MethodName: "Wait", Handler: wait}},
-	Streams:     []grpc.StreamDesc{{StreamName: "Tick", Handler: tick, ServerStreams: true}},
+	Streams: []grpc.StreamDesc{
+		{StreamName: "Tick", Handler: tick, ServerStreams: true},
+		{StreamName: "Push", Handler: push, ClientStreams: true},
+	},
 }
 
 func wait(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
@@ -51,6 +58,18 @@ func tick(_ any, s grpc.ServerStream) error {
 	return nil
 }
 
+func push(_ any, s grpc.ServerStream) error {
+	var got wrapperspb.BytesValue
+	for {
+		switch err := s.RecvMsg(&got); {
+		case errors.Is(err, io.EOF):
+			return s.SendMsg(&got)
+		case err != nil:
+			return err
+		}
+	}
+}
+
 // ticks asks for n messages, one a pause. It takes the two fields of a Duration
 // for two numbers: milliseconds and n.
 func ticks(n int, pause time.Duration) *durationpb.Duration {
@@ -62,6 +81,13 @@ func serveGRPC(ping time.Duration) error {
 	var options []grpc.ServerOption
 	if ping > 0 {
 		options = append(options, grpc.KeepaliveParams(keepalive.ServerParameters{Time: ping}))
+	}
+	if os.Getenv("TLS") != "" {
+		secure, err := credentials.NewServerTLSFromFile("cert.pem", "key.pem")
+		if err != nil {
+			return err
+		}
+		options = append(options, grpc.Creds(secure))
 	}
 	options = append(options, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}))
 	s := grpc.NewServer(options...)
@@ -76,8 +102,12 @@ func serveGRPC(ping time.Duration) error {
 // channel makes a client's channel, which is one connection. It pings after so
 // long, if not zero.
 func (w *world) channel(from string, ping time.Duration) (*grpc.ClientConn, error) {
+	secure := insecure.NewCredentials()
+	if w.scenario.tls {
+		secure = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})
+	}
 	options := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(secure),
 		grpc.WithDisableRetry(), grpc.WithDisableServiceConfig(),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			c, err := w.dial(from)
@@ -121,6 +151,25 @@ func (w *world) watch(c *grpc.ClientConn, n int, pause time.Duration) {
 		err = nil
 	}
 	w.record("gRPC stream", began, grpcLoss(err))
+}
+
+// push sends a stream of n messages with a pause before each.
+func (w *world) push(c *grpc.ClientConn, n, size int, pause time.Duration) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(n)*pause+patience)
+	defer cancel()
+	s, err := c.NewStream(ctx, &service.Streams[1], "/clients.Service/Push")
+	for i := 0; i < n && err == nil; i++ {
+		time.Sleep(pause)
+		err = s.SendMsg(wrapperspb.Bytes(make([]byte, size)))
+	}
+	if err == nil {
+		err = s.CloseSend()
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = s.RecvMsg(new(wrapperspb.BytesValue))
+	}
+	w.record("gRPC upload", began, grpcLoss(err))
 }
 
 func grpcLoss(err error) error {

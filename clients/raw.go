@@ -204,6 +204,19 @@ func (c *conn) blocked(seconds int) error {
 	return err
 }
 
+// subscribe waits for messages that never come.
+func (w *world) subscribe(from string) {
+	c, err := w.connect(from)
+	if err == nil {
+		_, err = io.WriteString(c, "SUBSCRIBE news\r\n")
+	}
+	if err != nil {
+		w.record("a subscription", time.Now(), err)
+		return
+	}
+	c.hold()
+}
+
 // upgrade opens a WebSocket.
 func (w *world) upgrade(from string) (*conn, error) {
 	c, err := w.connect(from)
@@ -236,6 +249,22 @@ func (w *world) webSocket(from string) {
 		return
 	}
 	for c.frame() == nil {
+	}
+	c.Close()
+}
+
+// pingingSocket is one on which the client pings, until the server is gone.
+func (w *world) pingingSocket(from string, every time.Duration) {
+	c, err := w.upgrade(from)
+	if err != nil {
+		w.record("a WebSocket", time.Now(), err)
+		return
+	}
+	for err == nil {
+		time.Sleep(every)
+		if err = c.sendFrame(0x9, []byte("ping")); err == nil {
+			err = c.frame()
+		}
 	}
 	c.Close()
 }
