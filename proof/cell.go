@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -140,7 +141,7 @@ type site struct {
 	e        *engine
 	replicas []*container
 	idle     [replicas]usage // of each init, when its server was ready
-	behind   *container      // what a proxy hands on to
+	behind   []*container    // what the replicas need and share
 	balancer balancer
 	tally    tally
 }
@@ -172,23 +173,16 @@ func (s *site) remove() {
 	for _, r := range s.replicas {
 		r.remove(ctx)
 	}
-	if s.behind != nil {
-		s.behind.remove(ctx)
+	for _, b := range s.behind {
+		b.remove(ctx)
 	}
 }
 
 // up starts the replicas and the balancer, and waits until they serve.
 func (s *site) up(ctx context.Context, dir string) error {
 	run := s.way.spec(s.server)
-	if s.server.proxy {
-		b, err := s.e.create(ctx, s.e.address(), spec{argv: []string{"/server"}})
-		if err != nil {
-			return err
-		}
-		if s.behind = b; b.start(ctx) != nil {
-			return errors.New("the server behind the proxy does not start")
-		}
-		run.env = append(run.env, "BACK="+b.ip)
+	if err := s.startBehind(ctx, &run); err != nil {
+		return err
 	}
 	var ips []string
 	for range replicas {
@@ -214,13 +208,35 @@ func (s *site) up(ctx context.Context, dir string) error {
 	return s.balancer.start(ctx)
 }
 
+// startBehind starts what is behind the replicas, and tells all where the first
+// of it is.
+func (s *site) startBehind(ctx context.Context, run *spec) error {
+	for i, b := range s.server.behind {
+		b.env = append(b.env, run.env...)
+		c, err := s.e.create(ctx, s.e.address(), b)
+		if err != nil {
+			return err
+		}
+		s.behind = append(s.behind, c)
+		if err := c.start(ctx); err != nil {
+			return err
+		}
+		if i == 0 {
+			run.env = append(run.env, "BACK="+c.ip)
+		}
+	}
+	return nil
+}
+
 // begin starts a replica and waits until it is ready.
 func (s *site) begin(ctx context.Context, r *container) error {
 	if err := r.start(ctx); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(50 * time.Millisecond) {
-		if s.isReady(r) {
+	started := time.Now()
+	for time.Since(started) < 60*time.Second && ctx.Err() == nil {
+		pause(ctx, 50*time.Millisecond)
+		if s.isReady(ctx, r, started) {
 			return nil
 		}
 	}
@@ -229,7 +245,10 @@ func (s *site) begin(ctx context.Context, r *container) error {
 
 var probes = http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-func (s *site) isReady(r *container) bool {
+func (s *site) isReady(ctx context.Context, r *container, started time.Time) bool {
+	if s.server.jobs {
+		return strings.Contains(r.logs(ctx, started), "begin ")
+	}
 	url := fmt.Sprintf("http://%s:%d%s", r.ip, s.server.port, s.server.path)
 	switch {
 	case s.way.drains():
@@ -258,7 +277,9 @@ func (s *site) load(ctx context.Context) error {
 	}
 	loading, unload := context.WithCancel(ctx)
 	var loaded sync.WaitGroup
-	loaded.Go(func() { c.send(loading, s.server.kinds, s.tally.ended) })
+	if !s.server.jobs {
+		loaded.Go(func() { c.send(loading, s.server.kinds, s.tally.ended) })
+	}
 	pause(ctx, warmUp)
 	s.tally.beginStrip()
 	pause(ctx, lead)
@@ -327,7 +348,11 @@ func (s *site) restart(ctx context.Context, i int) error {
 		return err
 	}
 	took := time.Since(began)
-	why, forwarded := forwarding(r.logs(ctx, began))
+	log := r.logs(ctx, began.Add(-jobTakes))
+	why, forwarded := forwarding(log)
+	if s.server.jobs {
+		s.countJobs(log)
+	}
 	again := time.Now()
 	if err := s.begin(ctx, r); err != nil {
 		return err
@@ -347,6 +372,28 @@ func (s *site) restart(ctx context.Context, i int) error {
 		s.tally.strip.Backs = append(s.tally.strip.Backs, time.Since(s.tally.began).Seconds())
 	}
 	return nil
+}
+
+// jobTakes is longer than any job of the workers.
+const jobTakes = 3 * time.Second
+
+// countJobs counts the jobs that a worker has begun last, and those of them that
+// it has not ended.
+func (s *site) countJobs(log string) {
+	open := make(map[string]bool)
+	for line := range strings.Lines(log) {
+		switch f := strings.Fields(line); {
+		case len(f) != 2:
+		case f[0] == "begin":
+			open[f[1]] = true
+		case f[0] == "end" && open[f[1]]:
+			delete(open, f[1])
+			s.tally.ended("job", good)
+		}
+	}
+	for range open {
+		s.tally.ended("job", cut)
+	}
 }
 
 // newRecord begins a record. Everything that ends from now on belongs to it.

@@ -92,7 +92,11 @@ the other. A request is lost if it is
 - **5xx**: the balancer had to answer for the server.`)
 	t.table("kind", "what", "a second")
 	for _, k := range kinds {
-		t.row(k.name, k.about, fmt.Sprint(k.rate))
+		rate := "1 or so"
+		if k.rate > 0 {
+			rate = fmt.Sprint(k.rate)
+		}
+		t.row(k.name, k.about, rate)
 	}
 	t.say(`
 The ways: **none**, the server is PID 1; **tini**, **dumb-init**, **catatonit** pass the signal on at once; **sleep 5** and

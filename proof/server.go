@@ -21,7 +21,8 @@ type server struct {
 	want     string // how answers end
 	get      bool   // it serves files, which can't be POSTed to
 	fcgi     bool   // it speaks FastCGI
-	proxy    bool   // it hands on to another server
+	jobs     bool   // it listens on nothing: its jobs are counted by what it prints
+	behind   []spec // what has to run behind it, and is not restarted
 	database database
 	remains  string // what is lost all the same, and why
 }
@@ -53,10 +54,12 @@ const (
 )
 
 var (
-	uvicorn  = []string{"python3", "-m", "uvicorn", "asgi:app", "--host", "0.0.0.0", "--port", "8080", "--timeout-keep-alive", "75", "--log-level", "critical"}
-	gunicorn = []string{"python3", "-m", "gunicorn", "-b", "0.0.0.0:8080", "--keep-alive", "75", "--log-level", "critical"}
-	java     = []string{"java", "-Dsun.net.httpserver.idleInterval=75", "-XX:TieredStopAtLevel=1", "-Xmx96m", "-cp"}
-	tomcat   = "/classes:/usr/share/java/tomcat10-embed-core.jar:/usr/share/java/tomcat10-embed-jasper.jar:/usr/share/java/*"
+	uvicorn     = []string{"python3", "-m", "uvicorn", "asgi:app", "--host", "0.0.0.0", "--port", "8080", "--timeout-keep-alive", "75", "--log-level", "critical"}
+	celery      = []string{"celery", "-A", "tasks", "worker", "--without-gossip", "--without-mingle", "--loglevel", "error"}
+	redisServer = []string{"redis-server", "--port", "8080", "--save", "", "--protected-mode", "no", "--loglevel", "warning"}
+	gunicorn    = []string{"python3", "-m", "gunicorn", "-b", "0.0.0.0:8080", "--keep-alive", "75", "--log-level", "critical"}
+	java        = []string{"java", "-Dsun.net.httpserver.idleInterval=75", "-XX:TieredStopAtLevel=1", "-Xmx96m", "-cp"}
+	tomcat      = "/classes:/usr/share/java/tomcat10-embed-core.jar:/usr/share/java/tomcat10-embed-jasper.jar:/usr/share/java/*"
 )
 
 // Servers keep an idle connection for longer than the balancers do. Otherwise
@@ -94,11 +97,16 @@ var servers = []server{
 	httpServer("Apache httpd", "quiet", "apache2", "-D", "FOREGROUND", "-f", "/app/apache.conf").told("SIGWINCH").files().describe(finishes),
 	httpServer("PHP-FPM behind nginx", "quiet", "php-fpm8.2", "-F", "-n", "-y", "/app/fpm.conf").told("SIGQUIT").fastCGI().
 		asked([]string{"fresh", "slow", "stream"}).describe(finishes),
-	httpServer("HAProxy", "quiet", "haproxy", "-db", "-f", "/app/haproxy.cfg").told("SIGUSR1").proxies().describe(finishes),
-	httpServer("Redis", "closed", "redis-server", "--port", "8080", "--save", "", "--protected-mode", "no", "--loglevel", "warning").
+	httpServer("HAProxy", "quiet", "haproxy", "-db", "-f", "/app/haproxy.cfg").told("SIGUSR1").needs(spec{argv: []string{"/server"}}).describe(finishes),
+	httpServer("Redis", "closed", redisServer...).
 		speaks(redis{}).describe("cuts sessions"),
 	httpServer("PostgreSQL", "closed", "sh", "-c", startPostgres).told("SIGINT").as("1000").
 		speaks(postgres{}).describe("cuts sessions"),
+	httpServer("Celery", "window", with(celery, "-c", "3")...).works().describe("finishes jobs").
+		needs(spec{argv: redisServer}, spec{argv: []string{"python3", "tasks.py", "produce"}}),
+	httpServer("a worker", "window", "/server", "-work", "-on-term", "graceful").works().describe("finishes its job"),
+	httpServer("a worker that dies", "window", "/server", "-work").works().describe(dies).
+		loses("The job that it was at: only the worker itself can finish that; there is nothing outside of it to wait for."),
 }
 
 // plainGo and channels are the first without gRPC and with nothing else, for
@@ -118,8 +126,14 @@ func (s server) files() server { s.get, s.want = true, ""; return s }
 // fastCGI marks one that a web server has to be in front of.
 func (s server) fastCGI() server { s.fcgi, s.port, s.path = true, 9000, ""; return s }
 
-// proxies marks one that needs another server behind it.
-func (s server) proxies() server { s.proxy = true; return s }
+// needs adds what has to run behind it. BACK is the address of the first.
+func (s server) needs(behind ...spec) server { s.behind = behind; return s }
+
+// works marks a worker.
+func (s server) works() server {
+	s.jobs, s.path, s.kinds = true, "", []string{"job"}
+	return s.configure("DRAINIT_READY_CHECK=started")
+}
 
 func (s server) speaks(d database) server {
 	s.database, s.path, s.kinds = d, "", []string{"command", "session"}
