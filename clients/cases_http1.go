@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"time"
 )
 
@@ -13,26 +14,30 @@ var secure = goServer("https")
 var http1Cases = []scenario{
 	sameTick("Go", plain), sameTick("node", node), sameTick("Java", java()),
 	{
-		name: "the same for 30 s, the server's keepalives of 15 s", kind: early, server: plain, warm: 4 * time.Second,
+		name: "the same for 30 s, the server's keepalives of 15 s",
+		kind: early, server: plain, warm: 4 * time.Second,
 		traffic: func(w *world) { w.askTwice(6, 30*time.Second, 0) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "the same, the client's keepalives of 3 s", kind: early, server: node, warm: 4 * time.Second,
+		name: "the same, the client's keepalives of 3 s",
+		kind: early, server: node, warm: 4 * time.Second,
 		traffic: func(w *world) { w.askTwice(6, 20*time.Second, 3*time.Second) },
 		rows:    lossless("idle"),
 	},
 	firstInTLS("Go", secure), firstInTLS("node", node), firstInTLS("Java", java("tls")),
 	{
-		name: "a later request in TLS takes 20 s, node", kind: early, server: node, tls: true, warm: 4 * time.Second,
+		name: "a later request in TLS takes 20 s, node",
+		kind: early, server: node, tls: true, warm: 4 * time.Second,
 		traffic: func(w *world) { w.askTwice(6, 20*time.Second, 0) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "pipelining: the second request takes 20 s", kind: early, server: plain, warm: 4 * time.Second,
+		name: "pipelining: the second request takes 20 s",
+		kind: early, server: plain, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(3, -time.Second, func(c *conn) error {
-				_, err := fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: server\r\n\r\nGET "+slow(20*time.Second)+" HTTP/1.1\r\nHost: server\r\n\r\n")
+				_, err := io.WriteString(c, get("/")+get(slow(20*time.Second)))
 				if err == nil {
 					err = c.answer()
 				}
@@ -65,7 +70,8 @@ var http1Cases = []scenario{
 		traffic: func(w *world) {
 			w.several(3, -time.Second, func(c *conn) error {
 				const size = 1 << 20
-				_, err := fmt.Fprintf(c, "POST /upload?ms=15000 HTTP/1.1\r\nHost: server\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", size)
+				_, err := fmt.Fprintf(c, "POST /upload?ms=15000 HTTP/1.1\r\nHost: server\r\n"+
+					"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n", size)
 				time.Sleep(100 * time.Millisecond)
 				if err == nil {
 					_, err = c.Write(make([]byte, size))
@@ -79,7 +85,8 @@ var http1Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
-		name: "a server that greets, and a command of 15 s", kind: early, server: goServer("greets"), warm: 4 * time.Second,
+		name: "a server that greets, and a command of 15 s",
+		kind: early, server: goServer("greets"), warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(3, -time.Second, func(c *conn) error {
 				_, err := c.r.ReadString('\n')
@@ -96,7 +103,8 @@ var http1Cases = []scenario{
 	},
 	earlyHints("Go", plain), earlyHints("node", node),
 	{
-		name: "answers of 12 s beside a kubelet's probes", kind: early, server: plain, warm: 4 * time.Second,
+		name: "answers of 12 s beside a kubelet's probes",
+		kind: early, server: plain, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(3, -time.Second, func(c *conn) error { return c.ask(slow(12 * time.Second)) })
 			w.prober(nodeIP, time.Second, 100*time.Millisecond, w.probeHTTP)
@@ -143,7 +151,8 @@ func (w *world) askTwice(n int, d, keepalives time.Duration) {
 
 func sameTick(name string, server func(*world) []string) scenario {
 	return scenario{
-		name: "a request of 20 s within a tick of an answer, " + name, kind: early, server: server, warm: 4 * time.Second,
+		name: "a request of 20 s within a tick of an answer, " + name,
+		kind: early, server: server, warm: 4 * time.Second,
 		traffic: func(w *world) { w.askTwice(6, 20*time.Second, 0) },
 		rows:    lossless("idle"),
 	}
@@ -151,7 +160,8 @@ func sameTick(name string, server func(*world) []string) scenario {
 
 func firstInTLS(name string, server func(*world) []string) scenario {
 	return scenario{
-		name: "the first request in TLS takes 14 s, " + name, kind: early, server: server, tls: true, warm: 4 * time.Second,
+		name: "the first request in TLS takes 14 s, " + name,
+		kind: early, server: server, tls: true, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(6, -time.Second, func(c *conn) error { return c.ask(slow(14 * time.Second)) })
 		},
@@ -161,7 +171,8 @@ func firstInTLS(name string, server func(*world) []string) scenario {
 
 func earlyHints(name string, server func(*world) []string) scenario {
 	return scenario{
-		name: "103 Early Hints, then 20 s, " + name, kind: early, server: server, warm: 4 * time.Second,
+		name: "103 Early Hints, then 20 s, " + name,
+		kind: early, server: server, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(4, -time.Second, func(c *conn) error { return c.ask("/hints?ms=20000") })
 		},
@@ -175,7 +186,8 @@ func denied(name string, d time.Duration, physics string) scenario {
 		w = want{from: 15 * time.Second, physics: physics}
 	}
 	return scenario{
-		name: "netlink denied, requests of " + name, kind: early, server: plain, denied: true, warm: 4 * time.Second,
+		name: "netlink denied, requests of " + name,
+		kind: early, server: plain, denied: true, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(3, -time.Second, func(c *conn) error { return c.ask(slow(d)) })
 		},

@@ -15,7 +15,8 @@ var http2Cases = []scenario{
 	grpcStream(100*time.Millisecond, 0), grpcStream(time.Second, 0), grpcStream(3*time.Second, 0),
 	grpcStream(500*time.Millisecond, 2*time.Second),
 	{
-		name: "gRPC streams in TLS, a message each 1 s", kind: early, server: goServer("grpc"), tls: true, warm: 4 * time.Second,
+		name: "gRPC streams in TLS, a message each 1 s",
+		kind: early, server: goServer("grpc"), tls: true, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.channels(3, 0, func(c *grpc.ClientConn) {
 				w.until(-2 * time.Second)
@@ -25,7 +26,8 @@ var http2Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
-		name: "gRPC uploads of 4 KB each 2 s", kind: early, server: goServer("grpc"), warm: 4 * time.Second,
+		name: "gRPC uploads of 4 KB each 2 s",
+		kind: early, server: goServer("grpc"), warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.channels(3, 0, func(c *grpc.ClientConn) {
 				w.until(-2 * time.Second)
@@ -35,32 +37,38 @@ var http2Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
-		name: "HTTP/2: 12 s beside quick requests", kind: early, server: h2c, warm: 4 * time.Second,
+		name: "HTTP/2: 12 s beside quick requests",
+		kind: early, server: h2c, warm: 4 * time.Second,
 		traffic: func(w *world) { w.beside(3, 12*time.Second, 0, true) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "HTTP/2: 20 s beside quick requests", kind: early, server: h2c, warm: 4 * time.Second,
+		name: "HTTP/2: 20 s beside quick requests",
+		kind: early, server: h2c, warm: 4 * time.Second,
 		traffic: func(w *world) { w.beside(3, 20*time.Second, 0, true) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "HTTP/2 in TLS: 12 s beside quick requests", kind: early, server: secure, tls: true, warm: 4 * time.Second,
+		name: "HTTP/2 in TLS: 12 s beside quick requests",
+		kind: early, server: secure, tls: true, warm: 4 * time.Second,
 		traffic: func(w *world) { w.beside(3, 12*time.Second, 0, true) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "HTTP/2: 12 s, and the client pings", kind: early, server: h2c, warm: 4 * time.Second,
+		name: "HTTP/2: 12 s, and the client pings",
+		kind: early, server: h2c, warm: 4 * time.Second,
 		traffic: func(w *world) { w.beside(3, 12*time.Second, 2*time.Second, false) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "HTTP/2: 12 s, and the server pings", kind: early, server: goServer("h2c", "2s"), warm: 4 * time.Second,
+		name: "HTTP/2: 12 s, and the server pings",
+		kind: early, server: goServer("h2c", "2s"), warm: 4 * time.Second,
 		traffic: func(w *world) { w.beside(3, 12*time.Second, 0, false) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "gRPC: a call of 12 s, and both sides ping", kind: early, server: goServer("grpc", "3s"), warm: 4 * time.Second,
+		name: "gRPC: a call of 12 s, and both sides ping",
+		kind: early, server: goServer("grpc", "3s"), warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.channels(3, 10*time.Second, func(c *grpc.ClientConn) {
 				w.call(c, 0)
@@ -71,7 +79,8 @@ var http2Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
-		name: "HTTP/2 events of 2 KB/s, 10 ms apart", kind: early, server: h2c, warm: 4 * time.Second,
+		name: "HTTP/2 events of 2 KB/s, 10 ms apart",
+		kind: early, server: h2c, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.http2s(3, 0, func(_ int, m *multiplexed) {
 				w.until(-2 * time.Second)
@@ -112,7 +121,8 @@ var http2Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
-		name: "gRPC: a later call of 20 s", kind: early, server: goServer("grpc"), warm: 4 * time.Second,
+		name: "gRPC: a later call of 20 s",
+		kind: early, server: goServer("grpc"), warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.channels(3, 0, func(c *grpc.ClientConn) {
 				for range 5 {
@@ -125,7 +135,8 @@ var http2Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
-		name: "gRPC: a first call of 20 s", kind: early, server: goServer("grpc"), warm: 4 * time.Second,
+		name: "gRPC: a first call of 20 s",
+		kind: early, server: goServer("grpc"), warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.channels(3, 0, func(c *grpc.ClientConn) {
 				w.until(-time.Second)

@@ -20,17 +20,20 @@ func uvicorn(more ...string) func(*world) []string {
 
 var lateCases = []scenario{
 	{
-		name: "gRPC channels that are idle", kind: late, server: goServer("grpc"), warm: 6 * time.Second,
+		name: "gRPC channels that are idle",
+		kind: late, server: goServer("grpc"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.idleChannels(3, false) },
 		rows:    by(soon, "quiet", "idle"),
 	},
 	{
-		name: "gRPC channels that were used once", kind: late, server: goServer("grpc"), warm: 6 * time.Second,
+		name: "gRPC channels that were used once",
+		kind: late, server: goServer("grpc"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.idleChannels(3, true) },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "gRPC channels that are idle and ping", kind: late, server: goServer("grpc", "4s"), warm: 12 * time.Second,
+		name: "gRPC channels that are idle and ping",
+		kind: late, server: goServer("grpc", "4s"), warm: 12 * time.Second,
 		traffic: func(w *world) {
 			w.channels(3, 10*time.Second, func(c *grpc.ClientConn) { w.call(c, 0); <-w.over })
 		},
@@ -42,39 +45,46 @@ var lateCases = []scenario{
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "HTTP/2 connections that were used once", kind: late, server: h2c, warm: 6 * time.Second,
+		name: "HTTP/2 connections that were used once",
+		kind: late, server: h2c, warm: 6 * time.Second,
 		traffic: func(w *world) { w.http2s(3, 0, func(_ int, m *multiplexed) { m.get("/"); <-w.over }) },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "gRPC channels that were used once, 40 ms away", kind: late, server: goServer("grpc"), trip: 40 * time.Millisecond, warm: 6 * time.Second,
+		name: "gRPC channels that were used once, 40 ms away",
+		kind: late, server: goServer("grpc"), trip: 40 * time.Millisecond, warm: 6 * time.Second,
 		traffic: func(w *world) { w.idleChannels(3, true) },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "gRPC channels that are idle, 40 ms away", kind: late, server: goServer("grpc"), trip: 40 * time.Millisecond, warm: 6 * time.Second,
+		name: "gRPC channels that are idle, 40 ms away",
+		kind: late, server: goServer("grpc"), trip: 40 * time.Millisecond, warm: 6 * time.Second,
 		traffic: func(w *world) { w.idleChannels(3, false) },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "HTTP/2 connections that were used once, 40 ms away", kind: late, server: h2c, trip: 40 * time.Millisecond, warm: 6 * time.Second,
+		name: "HTTP/2 connections that were used once, 40 ms away",
+		kind: late, server: h2c, trip: 40 * time.Millisecond, warm: 6 * time.Second,
 		traffic: func(w *world) { w.http2s(3, 0, func(_ int, m *multiplexed) { m.get("/"); <-w.over }) },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "connections in TLS that were used once, 40 ms away", kind: late, server: node, tls: true, trip: 40 * time.Millisecond, warm: 6 * time.Second,
+		name: "connections in TLS that were used once, 40 ms away",
+		kind: late, server: node, tls: true, trip: 40 * time.Millisecond, warm: 6 * time.Second,
 		traffic: func(w *world) { w.spares(3) },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "HTTP/2 connections in TLS that were used once, and ping", kind: late, server: secure, tls: true, warm: 12 * time.Second,
+		name: "HTTP/2 connections in TLS that were used once, and ping",
+		kind: late, server: secure, tls: true, warm: 12 * time.Second,
 		traffic: func(w *world) {
 			w.http2s(3, 4*time.Second, func(_ int, m *multiplexed) { m.get("/"); <-w.over })
 		},
 		rows: by(soon, "idle"),
 	},
 	{
-		name: "gRPC channels in TLS that were used once", kind: late, server: goServer("grpc"), tls: true, warm: 6 * time.Second,
+		name: "gRPC channels in TLS that were used once",
+		kind: late, server: goServer("grpc"), tls: true, warm: 6 * time.Second,
 		traffic: func(w *world) { w.idleChannels(3, true) },
 		rows:    by(soon, "idle"),
 	},
@@ -83,7 +93,8 @@ var lateCases = []scenario{
 	webSockets("uvicorn's, pings each 20 s", uvicorn(), 5),
 	webSockets("node's, pings each 1 s", program("node", "ws.js", "1000"), 5),
 	{
-		name: "WebSockets, the client pings each 5 s", kind: late, server: uvicorn(), warm: 12 * time.Second,
+		name: "WebSockets, the client pings each 5 s",
+		kind: late, server: uvicorn(), warm: 12 * time.Second,
 		traffic: func(w *world) {
 			for i := range 5 {
 				w.clients.Go(func() { w.pingingSocket(clientIP(i), 5*time.Second) })
@@ -101,22 +112,26 @@ var lateCases = []scenario{
 		rows: by(soon, "quiet", "idle"),
 	},
 	{
-		name: "statsd by TCP that has ended", kind: late, server: goServer("sink"), warm: 6 * time.Second,
+		name: "statsd by TCP that has ended",
+		kind: late, server: goServer("sink"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.oneWay(3, 100*time.Millisecond, time.Second) },
 		rows:    by(soon, "quiet", "idle"),
 	},
 	{
-		name: "statsd by TCP that goes on", kind: late, server: goServer("sink"), warm: 6 * time.Second,
+		name: "statsd by TCP that goes on",
+		kind: late, server: goServer("sink"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.oneWay(3, 100*time.Millisecond, time.Minute) },
 		rows:    each(want{by: soon, physics: "physics: they never move on"}, []string{"quiet", "idle"}),
 	},
 	{
-		name: "syslog by TCP, silent since before", kind: late, server: goServer("sink"), warm: 8 * time.Second,
+		name: "syslog by TCP, silent since before",
+		kind: late, server: goServer("sink"), warm: 8 * time.Second,
 		traffic: func(w *world) { w.oneWay(3, time.Second, -4*time.Second) },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "sessions that were greeted, and say nothing", kind: late, server: goServer("greets"), warm: 8 * time.Second,
+		name: "sessions that were greeted, and say nothing",
+		kind: late, server: goServer("greets"), warm: 8 * time.Second,
 		traffic: func(w *world) {
 			for i := range 3 {
 				w.clients.Go(func() {
@@ -129,7 +144,8 @@ var lateCases = []scenario{
 		rows: by(soon, "quiet", "idle"),
 	},
 	{
-		name: "a dead client in the middle of an answer", kind: late, server: plain, warm: 6 * time.Second,
+		name: "a dead client in the middle of an answer",
+		kind: late, server: plain, warm: 6 * time.Second,
 		traffic: func(w *world) { w.corpse("/?kb=20000") },
 		rows:    by(soon, "idle", "closed"),
 	},
@@ -154,7 +170,8 @@ var lateCases = []scenario{
 		rows:    by(soon, "quiet", "idle"),
 	},
 	{
-		name: "redis BLPOP of 5 s, again and again", kind: late, server: redis, warm: 8 * time.Second,
+		name: "redis BLPOP of 5 s, again and again",
+		kind: late, server: redis, warm: 8 * time.Second,
 		traffic: func(w *world) { w.blpop(5, 5) },
 		rows:    by(soon, "quiet", "idle"),
 	},
@@ -164,17 +181,20 @@ var lateCases = []scenario{
 		rows:    by(soon, "closed", "idle"),
 	},
 	{
-		name: "a Prometheus that scrapes each 15 s on a kept connection", kind: late, server: plain, warm: 50 * time.Second,
+		name: "a Prometheus that scrapes each 15 s on a kept connection",
+		kind: late, server: plain, warm: 50 * time.Second,
 		traffic: func(w *world) { w.scrape(15 * time.Second) },
 		rows:    by(soon, "closed", "idle"),
 	},
 	{
-		name: "an Envoy that probes each 5 s on a kept connection", kind: late, server: plain, warm: 22 * time.Second,
+		name: "an Envoy that probes each 5 s on a kept connection",
+		kind: late, server: plain, warm: 22 * time.Second,
 		traffic: func(w *world) { w.scrape(5 * time.Second) },
 		rows:    by(soon, "quiet", "idle", "closed"),
 	},
 	{
-		name: "20 keep-alive clients of 400 ms without a pause, that stay", kind: late, server: plain, warm: 6 * time.Second,
+		name: "20 keep-alive clients of 400 ms without a pause, that stay",
+		kind: late, server: plain, warm: 6 * time.Second,
 		traffic: func(w *world) { w.keep(20, 0, true, fixed(slow(400*time.Millisecond))) },
 		rows:    each(want{by: soon, physics: "physics: there is no instant without a request"}, []string{"idle"}),
 	},
@@ -198,7 +218,8 @@ func (w *world) idleChannels(n int, used bool) {
 
 func idleTLS(name string, server func(*world) []string) scenario {
 	return scenario{
-		name: "connections in TLS, unused and used once, " + name, kind: late, server: server, tls: true, warm: 8 * time.Second,
+		name: "connections in TLS, unused and used once, " + name,
+		kind: late, server: server, tls: true, warm: 8 * time.Second,
 		traffic: func(w *world) {
 			w.spares(3)
 			for i := range 3 {

@@ -62,13 +62,15 @@ var poolCases = []scenario{
 		rows:    lossless("quiet", "idle"),
 	},
 	{
-		name: "20 keep-alive clients in TLS before node, moved after 12 s", kind: early, server: node, tls: true,
+		name: "20 keep-alive clients in TLS before node, moved after 12 s",
+		kind: early, server: node, tls: true,
 		warm: 10 * time.Second, late: 12 * time.Second,
 		traffic: func(w *world) { w.keep(20, 500*time.Millisecond, false, fixed("/")) },
 		rows:    lossless("quiet", "idle"),
 	},
 	{
-		name: "10 keep-alive clients before uvicorn, moved after 12 s", kind: early, server: uvicorn("--timeout-keep-alive", "75"),
+		name: "10 keep-alive clients before uvicorn, moved after 12 s",
+		kind: early, server: uvicorn("--timeout-keep-alive", "75"),
 		warm: 10 * time.Second, late: 12 * time.Second,
 		traffic: func(w *world) { w.keep(10, 500*time.Millisecond, false, mixed(0.1, 300*time.Millisecond)) },
 		rows:    lossless("quiet", "idle"),
@@ -81,7 +83,8 @@ var poolCases = []scenario{
 		rows:    lossless("quiet", "idle"),
 	},
 	{
-		name: "one kept connection, a request each 3 s, moved after 12 s", kind: early, server: plain,
+		name: "one kept connection, a request each 3 s, moved after 12 s",
+		kind: early, server: plain,
 		warm: 13 * time.Second, late: 12 * time.Second,
 		traffic: func(w *world) { w.steady(clientIP(0), 3*time.Second) },
 		rows:    lossless("quiet", "idle"),
@@ -99,7 +102,8 @@ var poolCases = []scenario{
 		rows:    lossless("quiet", "idle"),
 	},
 	{
-		name: "gRPC in TLS, 10 channels, moved after 12 s", kind: early, server: goServer("grpc"), tls: true,
+		name: "gRPC in TLS, 10 channels, moved after 12 s",
+		kind: early, server: goServer("grpc"), tls: true,
 		warm: 10 * time.Second, late: 12 * time.Second,
 		traffic: func(w *world) { w.calls(10, 200*time.Millisecond) },
 		rows:    lossless("quiet", "idle"),

@@ -34,7 +34,8 @@ var probeCases = []scenario{
 		w.prober("", 5*time.Second, 60*time.Millisecond, w.probeInside)
 	}),
 	{
-		name: "probers: a kubelet's gRPC probe, each 10 s", kind: late, server: goServer("grpc"), warm: 32 * time.Second,
+		name: "probers: a kubelet's gRPC probe, each 10 s",
+		kind: late, server: goServer("grpc"), warm: 32 * time.Second,
 		traffic: func(w *world) { w.prober(nodeIP, 10*time.Second, 100*time.Millisecond, w.probeGRPC) },
 		rows:    by(soon, "quiet", "idle"),
 	},
@@ -50,7 +51,8 @@ var probeCases = []scenario{
 	poller(time.Second, 40*time.Second, slowerThanPatience), poller(2*time.Second, 30*time.Second, slowerThanPatience),
 	poller(5*time.Second, 40*time.Second, slowerThanPatience),
 	{
-		name: "bursts of 100 each 7 s, moved after 20 s", kind: early, server: plain, warm: 22 * time.Second, late: 20 * time.Second,
+		name: "bursts of 100 each 7 s, moved after 20 s",
+		kind: early, server: plain, warm: 22 * time.Second, late: 20 * time.Second,
 		traffic: func(w *world) {
 			w.clients.Go(func() {
 				for !closed(w.moved) {
@@ -64,14 +66,16 @@ var probeCases = []scenario{
 		rows: lossless("quiet", "idle"),
 	},
 	{
-		name: "10/s, all from the node's address, moved after 12 s", kind: early, server: plain, warm: 10 * time.Second, late: 12 * time.Second,
+		name: "10/s, all from the node's address, moved after 12 s",
+		kind: early, server: plain, warm: 10 * time.Second, late: 12 * time.Second,
 		traffic: func(w *world) {
 			w.arriveFrom(func(int) string { return nodeIP }, 10, mixed(0.1, 300*time.Millisecond))
 		},
 		rows: lossless("quiet", "idle"),
 	},
 	{
-		name: "2/s beside a kubelet's probes, moved after 12 s", kind: early, server: plain, warm: 15 * time.Second, late: 12 * time.Second,
+		name: "2/s beside a kubelet's probes, moved after 12 s",
+		kind: early, server: plain, warm: 15 * time.Second, late: 12 * time.Second,
 		traffic: func(w *world) {
 			w.prober(nodeIP, time.Second, 100*time.Millisecond, w.probeHTTP)
 			w.arrive(2, fixed("/"))
@@ -86,7 +90,8 @@ const slowerThanPatience = "physics: regular arrivals are a prober's or a client
 // theirs is lost.
 func prober(name string, traffic func(w *world)) scenario {
 	return scenario{
-		name: "probers: " + name, kind: late, server: plain, warm: 32 * time.Second, traffic: traffic,
+		name: "probers: " + name,
+		kind: late, server: plain, warm: 32 * time.Second, traffic: traffic,
 		rows: by(soon, "quiet", "idle"),
 	}
 }

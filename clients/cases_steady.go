@@ -31,10 +31,12 @@ var steadyCases = []scenario{
 	{
 		name: "nothing", kind: stays, server: plain, warm: 12 * time.Second,
 		traffic: func(*world) {},
-		rows:    append(by(today, "quiet", "idle", "closed"), row{"window", want{by: 5*time.Second + slack, from: 5 * time.Second, why: "window"}}),
+		rows: append(by(today, "quiet", "idle", "closed"),
+			row{"window", want{by: 5*time.Second + slack, from: 5 * time.Second, why: "window"}}),
 	},
 	{
-		name: "keep-alive clients that left before", kind: stays, server: plain, warm: 14 * time.Second,
+		name: "keep-alive clients that left before",
+		kind: stays, server: plain, warm: 14 * time.Second,
 		traffic: func(w *world) {
 			w.clients.Go(func() {
 				c, err := w.connect(clientIP(0))
@@ -62,7 +64,8 @@ var steadyCases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
-		name: "800 idle connections and a trickle", kind: stays, server: plain, warm: 16 * time.Second, late: 2 * time.Second,
+		name: "800 idle connections and a trickle",
+		kind: stays, server: plain, warm: 16 * time.Second, late: 2 * time.Second,
 		traffic: func(w *world) {
 			w.spares(800)
 			w.arrive(12, fixed("/"))
@@ -70,18 +73,21 @@ var steadyCases = []scenario{
 		rows: losslessBy(5500*time.Millisecond+slack, "idle"),
 	},
 	{
-		name: "a connection per request, 20/s, 40 ms away", kind: stays, server: plain, trip: 40 * time.Millisecond,
+		name: "a connection per request, 20/s, 40 ms away",
+		kind: stays, server: plain, trip: 40 * time.Millisecond,
 		warm: 10 * time.Second, late: 8 * time.Second,
 		traffic: func(w *world) { w.arrive(20, mixed(0.1, 500*time.Millisecond)) },
 		rows:    losslessBy(13*time.Second, "quiet", "idle"),
 	},
 	{
-		name: "idle kept connections, 40 ms away", kind: stays, server: plain, trip: 40 * time.Millisecond, warm: 14 * time.Second,
+		name: "idle kept connections, 40 ms away",
+		kind: stays, server: plain, trip: 40 * time.Millisecond, warm: 14 * time.Second,
 		traffic: func(w *world) { w.spares(20) },
 		rows:    losslessBy(today, "quiet", "idle"),
 	},
 	{
-		name: "idle kept connections with keepalives of 1 s", kind: stays, server: plain, warm: 14 * time.Second,
+		name: "idle kept connections with keepalives of 1 s",
+		kind: stays, server: plain, warm: 14 * time.Second,
 		traffic: func(w *world) {
 			for i := range 5 {
 				w.clients.Go(func() {
@@ -102,7 +108,8 @@ var steadyCases = []scenario{
 		rows: losslessBy(today, "quiet", "idle"),
 	},
 	{
-		name: "SO_REUSEPORT", kind: stays, server: goServer("shares"), warm: 10 * time.Second, late: 8 * time.Second,
+		name: "SO_REUSEPORT",
+		kind: stays, server: goServer("shares"), warm: 10 * time.Second, late: 8 * time.Second,
 		traffic: func(w *world) { w.arrive(20, mixed(0.1, 500*time.Millisecond)) },
 		rows:    losslessBy(13*time.Second, "quiet", "idle"),
 	},
@@ -116,19 +123,22 @@ var steadyCases = []scenario{
 		rows: losslessBy(soon, "idle"),
 	},
 	{
-		name: "gunicorn whose workers restart, 8/s, moved after 6 s", kind: stays, server: gunicorn("-w", "2", "--max-requests", "25"),
+		name: "gunicorn whose workers restart, 8/s, moved after 6 s",
+		kind: stays, server: gunicorn("-w", "2", "--max-requests", "25"),
 		warm: 10 * time.Second, late: 6 * time.Second,
 		traffic: func(w *world) { w.arrive(8, mixed(0.2, 300*time.Millisecond)) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "gunicorn with clients in its accept queue", kind: stays, server: gunicorn("-w", "2"),
+		name: "gunicorn with clients in its accept queue",
+		kind: stays, server: gunicorn("-w", "2"),
 		warm: 8 * time.Second, late: 3 * time.Second,
 		traffic: func(w *world) { w.arrive(5, fixed(slow(500*time.Millisecond))) },
 		rows:    lossless("quiet", "idle"),
 	},
 	{
-		name: "uvicorn, one connection per request and kept ones, moved after 6 s", kind: stays, server: uvicorn(),
+		name: "uvicorn, one connection per request and kept ones, moved after 6 s",
+		kind: stays, server: uvicorn(),
 		warm: 10 * time.Second, late: 6 * time.Second,
 		traffic: func(w *world) {
 			w.arrive(5, mixed(0.2, time.Second))
@@ -137,7 +147,8 @@ var steadyCases = []scenario{
 		rows: lossless("quiet", "idle"),
 	},
 	{
-		name: "WebSockets that end after 8 s", kind: stays, server: uvicorn(), warm: 4 * time.Second,
+		name: "WebSockets that end after 8 s",
+		kind: stays, server: uvicorn(), warm: 4 * time.Second,
 		traffic: func(w *world) {
 			for i := range 5 {
 				w.clients.Go(func() { w.webSocketUntil(clientIP(i), 8*time.Second) })
@@ -151,7 +162,8 @@ var steadyCases = []scenario{
 		rows:    by(today, "quiet", "idle", "closed"),
 	},
 	{
-		name: "a listener that the server closes itself", kind: stays, server: goServer("closes"), env: []string{"DRAIN_SIGNAL=SIGUSR1"},
+		name: "a listener that the server closes itself",
+		kind: stays, server: goServer("closes"), env: []string{"DRAIN_SIGNAL=SIGUSR1"},
 		warm: 6 * time.Second,
 		traffic: func(w *world) {
 			w.several(3, -time.Second, func(c *conn) error { return c.ask(slow(15 * time.Second)) })
@@ -159,24 +171,28 @@ var steadyCases = []scenario{
 		rows: lossless("idle", "closed"),
 	},
 	{
-		name: "a worker without a listener", kind: late, server: goServer("worker"), env: []string{"READY_CHECK=started"},
+		name: "a worker without a listener",
+		kind: late, server: goServer("worker"), env: []string{"READY_CHECK=started"},
 		warm: 4 * time.Second, unwindowed: true,
 		traffic: func(*world) {},
 		rows:    []row{{"", want{by: time.Second, why: "no listener"}}, {"idle", want{by: time.Second, why: "no listener"}}},
 	},
 	unseen("a UDP socket", "udp"), unseen("a Unix listener", "unix"),
 	{
-		name: "a shutdown of 15 s beside a dead client", kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
+		name: "a shutdown of 15 s beside a dead client",
+		kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.corpse("/?kb=20000") },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "a shutdown of 15 s beside a client that reads no more", kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
+		name: "a shutdown of 15 s beside a client that reads no more",
+		kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.stalled() },
 		rows:    by(soon, "idle"),
 	},
 	{
-		name: "a shutdown of 15 s beside idle connections", kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
+		name: "a shutdown of 15 s beside idle connections",
+		kind: stays, server: goServer("lingers", "15s"), warm: 6 * time.Second,
 		traffic: func(w *world) { w.spares(5) },
 		rows:    by(soon, "idle"),
 	},
@@ -190,7 +206,8 @@ func losslessBy(latest time.Duration, until ...string) []row {
 // and the window is theirs.
 func unseen(what, kind string) scenario {
 	return scenario{
-		name: "a server with nothing but " + what, kind: stays, server: goServer(kind), env: []string{"READY_CHECK=started"},
+		name: "a server with nothing but " + what,
+		kind: stays, server: goServer(kind), env: []string{"READY_CHECK=started"},
 		warm: 4 * time.Second, unwindowed: true,
 		traffic: func(*world) {},
 		rows:    each(want{from: 5 * time.Second, by: today}, []string{"", "idle"}),

@@ -9,19 +9,22 @@ var streamCases = []scenario{
 	pausing("12 s between tokens", 12*time.Second, plain),
 	pausing("3 s between tokens, node", 3*time.Second, node),
 	{
-		name: "a stream without end, a heartbeat each 5 s", kind: late, server: plain, warm: 6 * time.Second,
+		name: "a stream without end, a heartbeat each 5 s",
+		kind: late, server: plain, warm: 6 * time.Second,
 		traffic: func(w *world) {
 			w.several(3, -5*time.Second, func(c *conn) error { return c.ask(stream(time.Minute, 5*time.Second, 0, 20)) })
 		},
 		rows: each(want{by: soon, physics: "physics: it has no end to wait for"}, []string{"idle"}),
 	},
 	{
-		name: "tokens in TLS, 3 s between", kind: early, server: node, tls: true, warm: 4 * time.Second,
+		name: "tokens in TLS, 3 s between",
+		kind: early, server: node, tls: true, warm: 4 * time.Second,
 		traffic: func(w *world) { w.tokens(3*time.Second, 18*time.Second) },
 		rows:    lossless("idle"),
 	},
 	{
-		name: "server-sent events each 0.2–0.9 s", kind: stays, server: plain, warm: 4 * time.Second,
+		name: "server-sent events each 0.2–0.9 s",
+		kind: stays, server: plain, warm: 4 * time.Second,
 		traffic: func(w *world) {
 			w.several(4, -2*time.Second, func(c *conn) error {
 				return c.ask(stream(20*time.Second, 200*time.Millisecond, 900*time.Millisecond, 40))

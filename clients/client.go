@@ -23,33 +23,6 @@ type conn struct {
 	r *bufio.Reader
 }
 
-// errRefused is the loss of a client that gets no connection.
-type errRefused struct{ error }
-
-// errStatus is an answer other than 200, as from a balancer that lost its server.
-type errStatus int
-
-func (e errStatus) Error() string { return fmt.Sprintf("status %d", int(e)) }
-
-// errCut is the loss of the rest of an answer that had begun.
-type errCut struct{ error }
-
-// lossOf names a loss.
-func lossOf(err error) string {
-	var status errStatus
-	switch {
-	case errors.As(err, new(errRefused)):
-		return "refused"
-	case errors.As(err, &status):
-		return err.Error()
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "timeout"
-	case errors.As(err, new(errCut)):
-		return "cut"
-	}
-	return "reset"
-}
-
 // dial connects from an address to the server.
 func (w *world) dial(from string) (net.Conn, error) { return w.dialTo(w.addr, from) }
 
@@ -114,8 +87,13 @@ func (c *conn) ask(path string) error {
 
 func (c *conn) send(path string) error {
 	c.w.deadline(c)
-	_, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: server\r\nUser-Agent: clients\r\n\r\n", path)
+	_, err := io.WriteString(c, get(path))
 	return err
+}
+
+// get is a request.
+func get(path string) string {
+	return "GET " + path + " HTTP/1.1\r\nHost: server\r\nUser-Agent: clients\r\n\r\n"
 }
 
 // answer reads one, and those that are only provisional before it.

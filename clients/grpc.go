@@ -89,7 +89,9 @@ func serveGRPC(ping time.Duration) error {
 		}
 		options = append(options, grpc.Creds(secure))
 	}
-	options = append(options, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}))
+	options = append(options, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+		MinTime: time.Second, PermitWithoutStream: true,
+	}))
 	s := grpc.NewServer(options...)
 	s.RegisterService(&service, nil)
 	l, err := net.Listen("tcp", listenAddr())

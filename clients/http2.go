@@ -118,5 +118,6 @@ func (t *trickle) Read(b []byte) (int, error) {
 
 // stream is the path of an answer in pieces.
 func stream(length, every, most time.Duration, size int) string {
-	return fmt.Sprintf("/stream?ms=%d&every=%d&most=%d&size=%d", length.Milliseconds(), every.Milliseconds(), most.Milliseconds(), size)
+	return fmt.Sprintf("/stream?ms=%d&every=%d&most=%d&size=%d",
+		length.Milliseconds(), every.Milliseconds(), most.Milliseconds(), size)
 }

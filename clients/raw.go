@@ -66,7 +66,7 @@ func (w *world) corpse(target string) {
 		}
 		if err == nil {
 			w.until(-3 * time.Second)
-			_, err = fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: server\r\n\r\n", target)
+			_, err = io.WriteString(c, get(target))
 		}
 		if err == nil {
 			w.until(-2 * time.Second)
@@ -91,7 +91,7 @@ func (w *world) stalled() {
 		}
 		if err == nil {
 			w.until(-3 * time.Second)
-			_, err = io.WriteString(c, "GET /?kb=20000 HTTP/1.1\r\nHost: server\r\n\r\n")
+			_, err = io.WriteString(c, get("/?kb=20000"))
 		}
 		if err != nil {
 			w.record("a client that stalls", time.Now(), err)

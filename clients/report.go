@@ -31,7 +31,8 @@ type result struct {
 func (o order) failed(err error, log string) result {
 	c := find(o.Case)
 	return result{
-		Case: o.Case, Kind: c.kind, Until: o.Until, Budget: o.Budget.Seconds(), Subject: o.Subject.Label, Round: o.Round,
+		Case: o.Case, Kind: c.kind, Until: o.Until, Budget: o.Budget.Seconds(),
+		Subject: o.Subject.Label, Round: o.Round,
 		Verdict: "ERROR", Losses: []string{fmt.Sprintf("%v: %s", err, last(log))}, log: log,
 	}
 }

@@ -183,20 +183,20 @@ func calls(s *http.Server, whom string) error {
 	for range 3 {
 		go func() {
 			for {
-				get(whom + "/?ms=25000")
+				fetch(whom + "/?ms=25000")
 			}
 		}()
 	}
 	go func() {
 		for {
-			get(whom + "/")
+			fetch(whom + "/")
 			time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 		}
 	}()
 	return s.ListenAndServe()
 }
 
-func get(url string) {
+func fetch(url string) {
 	r, err := http.Get(url)
 	if err != nil {
 		time.Sleep(time.Second)

@@ -291,50 +291,6 @@ func closed(c <-chan struct{}) bool {
 // until sleeps until d after t0, or before it if that is negative.
 func (w *world) until(d time.Duration) { time.Sleep(time.Until(w.t0.Add(d))) }
 
-const (
-	// patience is a client's.
-	patience = 50 * time.Second
-	// Connections to a server that is gone, and its network with it, end after
-	// this: nothing else would tell the client.
-	patienceAfter = 2 * time.Second
-)
-
-// end is told when the server has exited.
-func (w *world) end() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.overAt = time.Now()
-	close(w.over)
-	w.serverNet.Close()
-	for c := range w.conns {
-		c.SetDeadline(w.overAt.Add(patienceAfter))
-	}
-}
-
-// deadline gives a connection the patience of one request.
-func (w *world) deadline(c net.Conn) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.overAt.IsZero() {
-		c.SetDeadline(time.Now().Add(patience))
-		return
-	}
-	c.SetDeadline(time.Now().Add(patienceAfter))
-}
-
-// tracked is a connection that is ended with the server.
-type tracked struct {
-	net.Conn
-	w *world
-}
-
-func (t *tracked) Close() error {
-	t.w.mu.Lock()
-	delete(t.w.conns, t.Conn)
-	t.w.mu.Unlock()
-	return t.Conn.Close()
-}
-
 // finish waits for the clients.
 func (w *world) finish() {
 	done := make(chan struct{})
@@ -343,22 +299,6 @@ func (w *world) finish() {
 	case <-done:
 	case <-time.After(patience + 10*time.Second):
 		w.record("a client", time.Now(), fmt.Errorf("has not ended"))
-	}
-}
-
-// record takes the end of a request.
-func (w *world) record(what string, began time.Time, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.total++
-	if err == nil {
-		return
-	}
-	kind := lossOf(err)
-	w.lost[kind]++
-	if len(w.losses) < 5 {
-		w.losses = append(w.losses, fmt.Sprintf("%s asked %.1f s after the signal, %s %.1f s after it: %v",
-			what, began.Sub(w.t0).Seconds(), kind, time.Since(w.t0).Seconds(), err))
 	}
 }
 
@@ -374,7 +314,8 @@ func exponential(mean time.Duration) time.Duration {
 
 func (w *world) result(p *process, exit time.Duration, killed bool) result {
 	r := result{
-		Case: w.Case, Kind: w.scenario.kind, Until: w.Until, Budget: w.Budget.Seconds(), Subject: w.Subject.Label, Round: w.Round,
+		Case: w.Case, Kind: w.scenario.kind, Until: w.Until, Budget: w.Budget.Seconds(),
+		Subject: w.Subject.Label, Round: w.Round,
 		Lost: w.lost, Total: w.total, Losses: w.losses, Exit: seconds(exit),
 		Killed: killed || p.cmd.ProcessState.ExitCode() == 137,
 	}

@@ -93,8 +93,12 @@ func (r *result) row() int {
 
 func byRow(a, b result) int {
 	for _, d := range []int{
-		slices.Index(kinds, a.Kind) - slices.Index(kinds, b.Kind), a.row() - b.row(), int(a.Budget - b.Budget),
-		slices.Index(values, a.Until) - slices.Index(values, b.Until), strings.Compare(a.Subject, b.Subject), a.Round - b.Round,
+		slices.Index(kinds, a.Kind) - slices.Index(kinds, b.Kind),
+		a.row() - b.row(),
+		int(a.Budget - b.Budget),
+		slices.Index(values, a.Until) - slices.Index(values, b.Until),
+		strings.Compare(a.Subject, b.Subject),
+		a.Round - b.Round,
 	} {
 		if d != 0 {
 			return d
@@ -219,7 +223,8 @@ func (r *result) name() string {
 // Sorted results of one subject are expected.
 func defaultTable(results []result) string {
 	var b strings.Builder
-	b.WriteString("| case | budget | window: lost | over | default: lost | over | why | what is worse |\n|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| case | budget | window: lost | over | default: lost | over | why | what is worse |\n" +
+		"|---|---|---|---|---|---|---|---|\n")
 	type key struct {
 		name   string
 		budget float64
