@@ -105,7 +105,7 @@ func check(args []string) int {
 	case err != nil:
 		return printResult(1, "%v", err)
 	case code != 200:
-		return printResult(1, "not %s: %s", what, answer)
+		return printResult(1, "not %s: %s", what, strings.TrimPrefix(answer, "unready: "))
 	}
 	return printResult(0, "%s", answer)
 }
@@ -231,7 +231,8 @@ func undrain(args []string) int {
 		return printResult(1, "a stop is in progress, asked for by %s: it can't be taken back",
 			s.Stop.AskedBy)
 	case !s.Ready:
-		return printResult(0, "no longer drained, but not ready: %s", s.Reason)
+		return printResult(0, "no longer drained, but not ready: %s",
+			strings.TrimPrefix(s.Reason, "unready: "))
 	}
 	return printResult(0, "ready")
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drainit/drainit/supervisor"
 	"github.com/kelseyhightower/envconfig"
+	"golang.org/x/sys/unix"
 )
 
 // prefix of every variable.
@@ -151,8 +152,16 @@ func wrong(name string, f field, msg, hint string) *configError {
 	return &configError{prefix + "_" + name, f.text(), problem{msg, hint}}
 }
 
-// checkPorts finds a port that both drainit and the child are to have.
+// checkPorts finds drainit's own port where the child's are meant.
 func (c *Config) checkPorts() (errs []*configError) {
+	if c.HealthAddr.off() {
+		return nil
+	}
+	if c.HealthAddr.reachedBy(c.ReadyCheck.url) {
+		errs = append(errs, wrong("READY_CHECK", &c.ReadyCheck,
+			"that is drainit's own port (DRAINIT_HEALTH_ADDR)",
+			"name the server's, or move DRAINIT_HEALTH_ADDR: each needs a port of its own"))
+	}
 	if slices.Contains(c.Ports.ports, c.HealthAddr.port) {
 		errs = append(errs, wrong("PORTS", &c.Ports,
 			c.HealthAddr.portText()+" is drainit's own (DRAINIT_HEALTH_ADDR)",
@@ -161,6 +170,10 @@ func (c *Config) checkPorts() (errs []*configError) {
 	return errs
 }
 
+// neverEnds are the signals that no process ends on, since it can't catch them
+// or is never meant to.
+var neverEnds = []unix.Signal{unix.SIGSTOP, unix.SIGCONT, unix.SIGCHLD, unix.SIGURG}
+
 // checkSignals finds signals that are of no use where they are.
 func (c *Config) checkSignals() (errs []*configError) {
 	for _, s := range c.StopOn.signals {
@@ -168,6 +181,16 @@ func (c *Config) checkSignals() (errs []*configError) {
 			name := supervisor.SignalName(s)
 			errs = append(errs, wrong("STOP_ON", &c.StopOn, name+" "+why, "leave it out"))
 		}
+	}
+	if s := c.StopSignal.signal; slices.Contains(neverEnds, s) {
+		errs = append(errs, wrong("STOP_SIGNAL", &c.StopSignal,
+			supervisor.SignalName(s)+" can't end the child",
+			"set the signal that the server stops on, SIGTERM or SIGQUIT for most"))
+	}
+	if s := c.DrainSignal.signal; s == unix.SIGKILL || slices.Contains(neverEnds, s) {
+		errs = append(errs, wrong("DRAIN_SIGNAL", &c.DrainSignal,
+			supervisor.SignalName(s)+" can't tell the child to finish its work",
+			"set the signal that the server stops taking work on, SIGTSTP or SIGUSR1 for some"))
 	}
 	for _, s := range slices.Sorted(maps.Keys(c.SignalMap.signals)) {
 		name := supervisor.SignalName(s)

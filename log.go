@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -26,9 +27,13 @@ type line struct {
 	written chan struct{} // closed once all lines before it were tried
 }
 
-// queueLength is far more than a stop logs; it is there for bursts at debug
-// level. All of it takes 4 KB.
-const queueLength = 120
+// queueLength is far more than a stop logs. Lines at debug level, which come in
+// bursts (one for each process that is reaped), leave the end of the queue to the
+// others. All of it takes 6 KB.
+const (
+	queueLength = 180
+	debugLength = 120
+)
 
 // fdWriter writes to a descriptor. An os.File of descriptor 1 or 2 has the Go
 // runtime end the program if the other end of the pipe is closed.
@@ -94,23 +99,52 @@ func (s *stderr) Write(p []byte) (int, error) {
 // Dropped returns how many lines were lost.
 func (s *stderr) Dropped() uint64 { return s.dropped.Load() }
 
+// debugFits reports whether there is room for a line at debug level, and counts
+// the line as dropped if there isn't.
+func (s *stderr) debugFits() bool {
+	if len(s.queue) < debugLength {
+		return true
+	}
+	s.dropped.Add(1)
+	return false
+}
+
 // Flush waits until what was queued has been written, for at most d.
 func (s *stderr) Flush(d time.Duration) {
 	written := make(chan struct{})
+	over := time.After(d)
 	select {
 	case s.queue <- line{written: written}:
-	default:
-		return // full: nothing reads stderr
+	case <-over:
+		return // full, and nothing reads stderr
 	}
 	select {
 	case <-written:
-	case <-time.After(d):
+	case <-over:
 	}
 }
 
-// newLogger returns the one logger there is. Its messages have a prefix, since
-// the child writes to the same stderr.
-func newLogger(w io.Writer, json bool, level slog.Level) *slog.Logger {
+// sparing is a handler that drops debug lines while debugFits returns false.
+type sparing struct {
+	slog.Handler
+	debugFits func() bool
+}
+
+func (h sparing) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level < slog.LevelInfo && !h.debugFits() {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// newLogger returns the one logger there is.
+func newLogger(s *stderr, json bool, level slog.Level) *slog.Logger {
+	return slog.New(sparing{newHandler(s, json, level), s.debugFits})
+}
+
+// newHandler returns a handler that writes to w. Its messages have a prefix,
+// since the child writes to the same stderr.
+func newHandler(w io.Writer, json bool, level slog.Level) slog.Handler {
 	replace := func(groups []string, a slog.Attr) slog.Attr {
 		switch {
 		case a.Key == slog.MessageKey && len(groups) == 0:
@@ -122,9 +156,9 @@ func newLogger(w io.Writer, json bool, level slog.Level) *slog.Logger {
 	}
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: replace}
 	if json {
-		return slog.New(slog.NewJSONHandler(w, options))
+		return slog.NewJSONHandler(w, options)
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return slog.NewTextHandler(w, options)
 }
 
 // jsonDuration is a duration as both people and machines want it: "after":"5s"

@@ -77,9 +77,12 @@ func TestStderrThatBlocks(t *testing.T) {
 				synctest.Wait() // it is being written, and blocks
 			}
 		}
-		s.Flush(time.Minute)
 		if took := time.Since(began); took != 0 {
 			t.Errorf("took %s, with the queue full and nothing reading; want no time", took)
+		}
+		s.Flush(time.Minute)
+		if took := time.Since(began); took != time.Minute {
+			t.Errorf("Flush took %s, with the queue full; want its minute", took)
 		}
 		want := uint64(lines - queueLength - 1)
 		if got := s.Dropped(); got != want {
@@ -98,6 +101,47 @@ func TestStderrThatBlocks(t *testing.T) {
 		}
 		if n := strings.Count(got, "dropped"); n != 1 {
 			t.Errorf("%d reports of dropped lines, want one", n)
+		}
+	})
+}
+
+func TestFlushGetsIntoAFullQueue(t *testing.T) {
+	w := &writer{block: make(chan struct{})}
+	inBubble(t, w, func(s *stderr) {
+		for range 2 * queueLength {
+			fmt.Fprintln(s, "a line")
+		}
+		go func() {
+			time.Sleep(300 * time.Millisecond)
+			close(w.block) // it is read again
+		}()
+		s.Flush(500 * time.Millisecond)
+		if got := strings.Count(w.String(), "a line\n"); got < queueLength {
+			t.Errorf("%d lines written, want what was in the queue", got)
+		}
+	})
+}
+
+func TestDebugLinesLeaveRoom(t *testing.T) {
+	w := &writer{block: make(chan struct{})}
+	inBubble(t, w, func(s *stderr) {
+		log := newLogger(s, false, slog.LevelDebug)
+		for range 10 * queueLength {
+			log.Debug("reaped")
+		}
+		log.Warn("deadline")
+		log.Info("stopped")
+		close(w.block)
+		s.Flush(time.Minute)
+		got := w.String()
+		if !strings.Contains(got, "deadline") || !strings.Contains(got, "stopped") {
+			t.Error("a burst of debug lines has pushed out the last words")
+		}
+		if n := strings.Count(got, "reaped"); n < debugLength {
+			t.Errorf("%d debug lines, want %d", n, debugLength)
+		}
+		if want := uint64(10*queueLength - strings.Count(got, "reaped")); s.Dropped() != want {
+			t.Errorf("%d dropped, want %d", s.Dropped(), want)
 		}
 	})
 }
@@ -168,12 +212,12 @@ func TestALineIsCopied(t *testing.T) {
 
 func TestLogger(t *testing.T) {
 	var b bytes.Buffer
-	newLogger(&b, false, slog.LevelInfo).Info("a message", "wait", 1500*time.Millisecond)
+	slog.New(newHandler(&b, false, slog.LevelInfo)).Info("a message", "wait", 1500*time.Millisecond)
 	if got := b.String(); !strings.Contains(got, `msg="drainit: a message" wait=1.5s`) {
 		t.Errorf("text: %s", got)
 	}
 	b.Reset()
-	newLogger(&b, true, slog.LevelInfo).Info("a message", "wait", 1500*time.Millisecond)
+	slog.New(newHandler(&b, true, slog.LevelInfo)).Info("a message", "wait", 1500*time.Millisecond)
 	var got map[string]any
 	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
 		t.Fatalf("json: %v: %s", err, b.String())
@@ -195,7 +239,7 @@ func TestLogger(t *testing.T) {
 		slog.LevelError: 1,
 	} {
 		b.Reset()
-		l := newLogger(&b, false, level)
+		l := slog.New(newHandler(&b, false, level))
 		l.Debug("x")
 		l.Info("x")
 		l.Warn("x")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -22,6 +23,9 @@ func printPlan(args []string) int {
 	}
 	for _, l := range c.plan() {
 		fmt.Println(l)
+	}
+	for _, hint := range unprefixed() {
+		fmt.Fprintln(os.Stderr, "drainit: hint: "+hint)
 	}
 	return 0
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,6 +37,25 @@ func unknown(environ []string) (errs []*configError) {
 		errs = append(errs, &configError{name, value, problem{"no such variable", hint}})
 	}
 	return errs
+}
+
+// generic are the variables that other programs have too, without the prefix.
+var generic = []string{
+	"HEALTH_ADDR", "STOP_SIGNAL", "EXIT_CODES", "WATCHDOG", "PORTS", "LOG_FORMAT", "LOG_LEVEL",
+}
+
+// unprefixed returns a hint for each variable that is set without the prefix,
+// and so without effect, and was likely meant for drainit.
+func unprefixed() (hints []string) {
+	for _, v := range new(Config).variables() {
+		name := strings.TrimPrefix(v.name, prefix+"_")
+		if slices.Contains(generic, name) || os.Getenv(name) == "" || os.Getenv(v.name) != "" {
+			continue
+		}
+		hints = append(hints, fmt.Sprintf("%s=%q has no effect on drainit, which reads %s",
+			name, os.Getenv(name), v.name))
+	}
+	return hints
 }
 
 // nearest returns the known name that name was most likely meant to be: one it

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/url"
 	"slices"
@@ -31,6 +30,14 @@ type raw struct {
 func (r *raw) text() string      { return r.set }
 func (r *raw) problem() *problem { return r.bad }
 
+// take keeps the text that a variable is set to, without the blanks around it,
+// and reports whether there is any.
+func (r *raw) take(s *string) bool {
+	*s = strings.TrimSpace(*s)
+	r.set = *s
+	return *s != ""
+}
+
 // reject keeps what is wrong. It returns nil, since envconfig would stop at the
 // first error.
 func (r *raw) reject(hint, format string, args ...any) error {
@@ -40,17 +47,18 @@ func (r *raw) reject(hint, format string, args ...any) error {
 
 // choose sets r and v to the choice called s.
 func choose[T any](r *raw, v *T, s string, choices ...choice[T]) error {
-	if s == "" {
+	if !r.take(&s) {
 		return nil
 	}
-	r.set = s
 	var names []string
 	for _, c := range choices {
-		if c.name == s {
+		if strings.EqualFold(c.name, s) {
 			*v = c.value
 			return nil
 		}
-		names = append(names, c.name)
+		if c.name != "warning" { // understood, but warn is what it is called
+			names = append(names, c.name)
+		}
 	}
 	last := len(names) - 1
 	return r.reject("use "+strings.Join(names[:last], ", ")+" or "+names[last], "not a valid value")
@@ -106,6 +114,7 @@ func (l *logLevel) Decode(s string) error {
 		choice[slog.Level]{"debug", slog.LevelDebug},
 		choice[slog.Level]{"info", slog.LevelInfo},
 		choice[slog.Level]{"warn", slog.LevelWarn},
+		choice[slog.Level]{"warning", slog.LevelWarn},
 		choice[slog.Level]{"error", slog.LevelError})
 }
 
@@ -116,12 +125,15 @@ type optionalPath struct {
 }
 
 func (p *optionalPath) Decode(s string) error {
-	if s == "" {
+	if !p.take(&s) {
 		return nil
 	}
-	p.set = s
-	if s != "off" {
+	switch {
+	case strings.HasPrefix(s, "/"):
 		p.path = s
+	case !strings.EqualFold(s, "off"):
+		p.path = defaultOf("DRAINIT_TERMINATION_LOG") // the error is to be found somewhere
+		return p.reject("write the whole path, /dev/termination-log for one, or off", "not a path from /")
 	}
 	return nil
 }
@@ -134,11 +146,10 @@ type address struct {
 }
 
 func (a *address) Decode(s string) (err error) {
-	if s == "" {
+	if !a.take(&s) {
 		return nil
 	}
-	a.set = s
-	if s == "off" {
+	if strings.EqualFold(s, "off") {
 		return nil
 	}
 	if a.host, a.port, err = splitHostPort(s); err != nil {
@@ -151,14 +162,29 @@ func (a address) off() bool        { return a.port == 0 }
 func (a address) portText() string { return strconv.Itoa(int(a.port)) }
 func (a address) String() string   { return net.JoinHostPort(a.host, a.portText()) }
 
+// reachedBy reports whether the check of u would arrive at a, as far as can be
+// told from the names.
+func (a address) reachedBy(u *url.URL) bool {
+	if u == nil || a.off() {
+		return false
+	}
+	port := u.Port()
+	if port == "" {
+		port = "80"
+	}
+	ip := net.ParseIP(u.Hostname())
+	local := u.Hostname() == "localhost" || ip != nil && (ip.IsLoopback() || ip.IsUnspecified())
+	return port == a.portText() && (local || u.Hostname() == a.host)
+}
+
 // splitHostPort takes an address apart, whose port must be a number.
 func splitHostPort(addr string) (string, uint16, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return "", 0, errors.New("not an address with a port")
 	}
-	n, err := strconv.Atoi(port)
-	if err != nil || n < 1 || n > math.MaxUint16 {
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
 		return "", 0, fmt.Errorf("%q is not a port from 1 to 65535", port)
 	}
 	return host, uint16(n), nil
@@ -183,11 +209,10 @@ type readyCheck struct {
 }
 
 func (c *readyCheck) Decode(s string) error {
-	if s == "" {
+	if !c.take(&s) {
 		return nil
 	}
-	c.set = s
-	switch s {
+	switch strings.ToLower(s) {
 	case "listen":
 		c.kind = checkListen
 	case "started":
@@ -235,10 +260,10 @@ type duration struct {
 const maxDuration = 365 * 24 * time.Hour
 
 func (d *duration) Decode(s string) error {
-	if s == "" {
+	if !d.take(&s) {
 		return nil
 	}
-	d.set, d.given = s, true
+	d.given = true
 	const hint = "write 30s, 1m30s, or 30 for seconds"
 	if n, err := strconv.ParseUint(s, 10, 64); err == nil {
 		if n > uint64(maxDuration/time.Second) {
@@ -270,7 +295,7 @@ func (d *duration) setDefault(def time.Duration) {
 // parseSignal reads a signal by name, with or without SIG, or by number.
 func parseSignal(s string) (unix.Signal, bool) {
 	s = strings.ToUpper(strings.TrimSpace(s))
-	if n, err := strconv.Atoi(s); err == nil {
+	if n, err := strconv.ParseUint(s, 10, 8); err == nil {
 		return unix.Signal(n), n >= 1 && n <= 64
 	}
 	s = "SIG" + strings.TrimPrefix(s, "SIG")
@@ -303,10 +328,9 @@ type oneSignal struct {
 }
 
 func (o *oneSignal) Decode(s string) error {
-	if s == "" {
+	if !o.take(&s) {
 		return nil
 	}
-	o.set = s
 	n, ok := parseSignal(s)
 	if !ok {
 		return o.reject(signalHint, "no such signal")
@@ -322,10 +346,9 @@ type signalList struct {
 }
 
 func (l *signalList) Decode(s string) error {
-	if s == "" {
+	if !l.take(&s) {
 		return nil
 	}
-	l.set = s
 	for word := range strings.SplitSeq(s, ",") {
 		n, ok := parseSignal(word)
 		if !ok {
@@ -346,10 +369,10 @@ type signalMap struct {
 }
 
 func (m *signalMap) Decode(s string) error {
-	if s == "" {
+	if !m.take(&s) {
 		return nil
 	}
-	m.set, m.signals = s, make(map[unix.Signal]unix.Signal)
+	m.signals = make(map[unix.Signal]unix.Signal)
 	const hint = "write FROM=TO pairs separated by commas: SIGHUP=SIGUSR2,SIGUSR1=ignore"
 	for pair := range strings.SplitSeq(s, ",") {
 		from, to, ok := strings.Cut(pair, "=")
@@ -381,14 +404,14 @@ type codeMap struct {
 }
 
 func (m *codeMap) Decode(s string) error {
-	if s == "" {
+	if !m.take(&s) {
 		return nil
 	}
-	m.set, m.codes = s, make(map[int]int)
+	m.codes = make(map[int]int)
 	const hint = "write FROM=TO pairs from 0 to 255 separated by commas: 143=0,130=0"
 	code := func(word string) (int, bool) {
-		n, err := strconv.Atoi(strings.TrimSpace(word))
-		return n, err == nil && n >= 0 && n <= math.MaxUint8
+		n, err := strconv.ParseUint(strings.TrimSpace(word), 10, 8)
+		return int(n), err == nil
 	}
 	for pair := range strings.SplitSeq(s, ",") {
 		from, to, ok := strings.Cut(pair, "=")
@@ -412,10 +435,9 @@ type portList struct {
 }
 
 func (l *portList) Decode(s string) error {
-	if s == "" {
+	if !l.take(&s) {
 		return nil
 	}
-	l.set = s
 	if s == "auto" {
 		return nil
 	}

@@ -248,7 +248,7 @@ func TestEveryVariableRefusesWhatItCannotUse(t *testing.T) {
 		"STOP_ON":        {"SIGFOO", "SIGKILL", "65", "TERM;INT", "0", ",", "61"},
 		"STOP_SIGNAL":    {"SIGQUITE", "0", "-9", "TERM,INT"},
 		"DRAIN_SIGNAL":   {"SIGNOTHING", "99"},
-		"SIGNAL_SCOPE":   {"all", "Group"},
+		"SIGNAL_SCOPE":   {"all", "groups"},
 		"SIGNAL_MAP":     {"SIGHUP", "SIGHUP=", "=SIGHUP", "HUP=USR1,HUP=USR2", "SIGTERM=SIGQUIT", "SIGKILL=SIGTERM", "HUP:USR1"},
 		"EXIT_CODES":     {"143", "143=256", "-1=0", "143=0,143=1", "a=b", "143=0;130=0"},
 		"ORPHAN_GRACE":   {"-1", "soon"},
@@ -257,8 +257,8 @@ func TestEveryVariableRefusesWhatItCannotUse(t *testing.T) {
 		"READY_TIMEOUT":  {"0", "5ms", "x"},
 		"WATCHDOG":       {"1ms", "-1", "x"},
 		"PORTS":          {"0", "65536", "80;443", "http", "80,auto"},
-		"LOG_FORMAT":     {"xml", "JSON"},
-		"LOG_LEVEL":      {"trace", "INFO"},
+		"LOG_FORMAT":     {"xml", "jsonl"},
+		"LOG_LEVEL":      {"trace", "0"},
 	}
 	for name, values := range bad {
 		for _, v := range values {
