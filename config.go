@@ -27,7 +27,7 @@ const prefix = "DRAINIT"
 // load can report every problem together and in its own words.
 type Config struct {
 	HealthAddr     address      `envconfig:"DRAINIT_HEALTH_ADDR" default:":8099"`
-	GracePeriod    duration     `envconfig:"DRAINIT_GRACE_PERIOD" default:"30s"`
+	GracePeriod    duration     `envconfig:"DRAINIT_GRACE_PERIOD"`
 	DrainWindow    duration     `envconfig:"DRAINIT_DRAIN_WINDOW"`
 	DrainUntil     until        `envconfig:"DRAINIT_DRAIN_UNTIL" default:"window"`
 	StopReserve    duration     `envconfig:"DRAINIT_STOP_RESERVE"`
@@ -133,8 +133,21 @@ func defaultOf(name string) string {
 	return all[slices.IndexFunc(all, func(v variable) bool { return v.name == name })].def
 }
 
-// derive sets the defaults that depend on the budget.
+// kubernetes reports whether drainit runs in a pod.
+func kubernetes() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
+
+// defaultGrace returns how long the runtime waits before it kills, unless it was
+// told otherwise: Docker, Podman and Compose wait for 10 s.
+func defaultGrace() time.Duration {
+	if kubernetes() {
+		return 30 * time.Second
+	}
+	return 10 * time.Second
+}
+
+// derive sets the defaults that depend on the platform and on the budget.
 func (c *Config) derive() {
+	c.GracePeriod.setDefault(defaultGrace())
 	budget := c.GracePeriod.Duration
 	c.DrainWindow.setDefault(min(5*time.Second, fraction(budget, 3)))
 	c.StopReserve.setDefault(min(10*time.Second, fraction(budget, 3)))
@@ -249,14 +262,18 @@ func (c *Config) sum() time.Duration {
 func (c *Config) suggestBudget() string {
 	// Defaults grow with the budget, up to a few seconds: look for one that fits.
 	larger := *c
+	larger.GracePeriod.given = true
 	larger.GracePeriod.Duration = c.GracePeriod.Duration.Truncate(time.Second)
 	for larger.sum() > larger.GracePeriod.Duration {
 		larger.GracePeriod.Duration = max(
 			larger.sum().Truncate(time.Second), larger.GracePeriod.Duration+time.Second)
 		larger.derive()
 	}
-	hint := fmt.Sprintf("set DRAINIT_GRACE_PERIOD (and terminationGracePeriodSeconds) to %s",
-		larger.GracePeriod.Duration)
+	runtime := "docker stop -t, stop_grace_period"
+	if kubernetes() {
+		runtime = "terminationGracePeriodSeconds"
+	}
+	hint := fmt.Sprintf("set DRAINIT_GRACE_PERIOD (and %s) to %s", runtime, larger.GracePeriod.Duration)
 	for _, d := range []struct {
 		name string
 		duration

@@ -46,6 +46,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GORACE", "atexit_sleep_ms=0")
 			// No port, and not this machine's termination log.
 			e.Setenv("DRAINIT_HEALTH_ADDR", "off")
+			e.Setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
 			e.Setenv("DRAINIT_TERMINATION_LOG", "off")
 			return nil
 		},
@@ -97,7 +98,7 @@ func rejects(ts *testscript.TestScript, neg bool, args []string) {
 func plans(ts *testscript.TestScript, neg bool, args []string) {
 	last := len(args) - 1
 	exits(ts, false, slices.Concat([]string{"0"}, args[:last], []string{"drainit", "plan"}))
-	re := regexp.MustCompile(strings.ReplaceAll(args[last], " ", `\s+`))
+	re := regexp.MustCompile("(?s)" + strings.ReplaceAll(args[last], " ", `\s+`))
 	if got := ts.ReadFile("stdout"); re.MatchString(got) == neg {
 		ts.Fatalf("it matches %s: %t\n%s", re, !neg, got)
 	}
@@ -110,6 +111,7 @@ func plans(ts *testscript.TestScript, neg bool, args []string) {
 func defaults(t *testing.T) map[string]string {
 	t.Helper()
 	clearEnv(t)
+	t.Setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
 	c, err := load()
 	if err != nil {
 		t.Fatal(err)
@@ -178,6 +180,7 @@ func TestReferenceAndConfigAgree(t *testing.T) {
 			t.Fatalf("what row is this: %q", row)
 		}
 		def, _, _ := strings.Cut(strings.TrimSpace(cells[2]), ", at most")
+		def, _, _ = strings.Cut(def, " in Kubernetes")
 		if slices.Contains(unsetWords, def) {
 			def = ""
 		}

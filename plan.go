@@ -85,6 +85,22 @@ var conditions = map[sockets.Until]string{
 	sockets.Closed: "no new connection arrives and none is open",
 }
 
+// budgetRemark says where the budget comes from.
+func (c *Config) budgetRemark() string {
+	switch budget := c.GracePeriod.Duration; {
+	case c.GracePeriod.given:
+		return fmt.Sprintf("the budget of %s must be the runtime's: "+
+			"terminationGracePeriodSeconds, stop_grace_period, docker stop -t", budget)
+	case kubernetes():
+		return fmt.Sprintf("the budget of %s is the default in Kubernetes (KUBERNETES_SERVICE_HOST is set); "+
+			"if terminationGracePeriodSeconds is not 30, set DRAINIT_GRACE_PERIOD too", budget)
+	default:
+		return fmt.Sprintf("the budget of %s is the default outside Kubernetes, where Docker, Podman and Compose "+
+			"kill after 10s; with a longer stop_grace_period or docker stop -t, "+
+			"set DRAINIT_GRACE_PERIOD too", budget)
+	}
+}
+
 // orphanRemark says how long processes have that outlive the child.
 func orphanRemark(t supervisor.Timeline) string {
 	if t.OrphanGraceSet {
@@ -97,8 +113,7 @@ func orphanRemark(t supervisor.Timeline) string {
 
 // remarks returns the rest of the plan, a line each.
 func (c *Config) remarks(t supervisor.Timeline) []string {
-	lines := []string{fmt.Sprintf("the budget of %s must be the runtime's: "+
-		"terminationGracePeriodSeconds, stop_grace_period, docker stop -t", t.Grace)}
+	lines := []string{c.budgetRemark()}
 	if c.HealthAddr.off() {
 		lines = append(lines, "readiness is not served: DRAINIT_HEALTH_ADDR is off")
 	} else {

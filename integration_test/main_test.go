@@ -154,7 +154,7 @@ type process struct {
 // environment returns the tests' own environment with the variables of env.
 func environment(env []string) []string {
 	all := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/", "LC_ALL=C.UTF-8",
-		"DRAINIT_HEALTH_ADDR=off", "DRAINIT_READY_CHECK=started"}
+		"DRAINIT_HEALTH_ADDR=off", "DRAINIT_READY_CHECK=started", "KUBERNETES_SERVICE_HOST=10.96.0.1"}
 	for _, e := range env {
 		if unprefixed.MatchString(e) {
 			e = "DRAINIT_" + e
