@@ -136,16 +136,21 @@ func (r *runner) listen() error {
 	return nil
 }
 
-// listenNotify opens the child's NOTIFY_SOCKET. A path in /dev/shm, which is a
+// listenNotify opens the child's NOTIFY_SOCKET, if it is asked for: servers
+// behave differently where there is one (Puma complains at each start). A path in /dev/shm, which is a
 // tmpfs and writable also where the disk is not, is understood by every sender.
 // An abstract name is not: Ruby's (Puma, Sidekiq) takes it for a file and fails
 // at boot, so it is the fallback only when the user asked for the protocol.
 func (r *runner) listenNotify() (err error) {
+	required := r.config.ReadyCheck.kind == checkNotify
+	watchdog := r.config.Watchdog.Duration > 0
+	if !required && !watchdog && os.Getenv("NOTIFY_SOCKET") == "" {
+		return nil
+	}
 	if r.notify, err = notify.ListenIn("/dev/shm", os.Getpid()); err == nil {
 		return nil
 	}
-	required := r.config.ReadyCheck.kind == checkNotify
-	if !required && r.config.Watchdog.Duration == 0 {
+	if !required && !watchdog {
 		r.notify = nil
 		r.log.Debug("no notify socket for the child", "error", err)
 		return nil
@@ -171,11 +176,12 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 	if r.notify != nil {
 		defer r.notify.Close()
 	}
-	env, watched := r.childEnv()
-	child, err := supervisor.Start(command, env, r.config.SignalScope.group, watched)
+	env, pidVars := r.childEnv()
+	child, err := supervisor.Start(command, env, r.config.SignalScope.group, pidVars)
 	if err != nil {
 		return failExec(r.stderr, terminationLog, command[0], err)
 	}
+	closeInherited()
 
 	inputs := supervisor.Inputs{Signals: signals, Children: children}
 	checking, stopChecking := context.WithCancel(context.Background())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,6 +203,34 @@ func TestSignalsAreCaughtFirst(t *testing.T) {
 	for _, slow := range []string{"os", "net", "regexp", "unicode", "text/template", "log/slog"} {
 		if strings.Contains(before, "init "+slow+" ") {
 			t.Errorf("package %s is initialized first:\n%s", slow, before)
+		}
+	}
+}
+
+// TestEnvironmentArrivesAsItWas starts drainit with a variable that is there twice,
+// which Go's own os.Environ would pass on once.
+func TestEnvironmentArrivesAsItWas(t *testing.T) {
+	for _, mode := range []string{"A=plain", "DRAINIT_WATCHDOG=5s"} { // the latter by the trampoline
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		env := []string{mode, "PATH=" + os.Getenv("PATH"), "DRAINIT_HEALTH_ADDR=off",
+			"DRAINIT_TERMINATION_LOG=off", "X=1", "X=2", "no name"}
+		p, err := os.StartProcess("/proc/self/exe", []string{"drainit", "--", "cat", "/proc/self/environ"},
+			&os.ProcAttr{Env: env, Files: []*os.File{nil, w, os.Stderr}})
+		w.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := io.ReadAll(r)
+		state, _ := p.Wait()
+		if err != nil || !state.Success() {
+			t.Fatalf("%v, %v", err, state)
+		}
+		got := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+		if len(got) < len(env) || !slices.Equal(got[:len(env)], env) {
+			t.Errorf("got  %q\nwant %q first", got, env)
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -12,7 +14,21 @@ import (
 // GOMAXPROCS is set explicitly: otherwise the runtime re-reads the cgroup's CPU
 // limit periodically, which wakes an idle container. The 20 KB that the runtime
 // has allocated for each CPU by now are never returned.
-func limitRuntime() { runtime.GOMAXPROCS(1) }
+//
+// Variables for the Go runtime are meant for a server written in Go. A limit of
+// its memory would have drainit collect all the time (ten times the CPU time for
+// each /statusz at GOMEMLIMIT=1MiB), GOGC=off never. GODEBUG and GOTRACEBACK have
+// no effect that matters; a malformed GOMEMLIMIT ends any Go program before its
+// first line.
+func limitRuntime() {
+	runtime.GOMAXPROCS(1)
+	if os.Getenv("GOMEMLIMIT") != "" {
+		debug.SetMemoryLimit(math.MaxInt64)
+	}
+	if os.Getenv("GOGC") != "" {
+		debug.SetGCPercent(100)
+	}
+}
 
 // limitMemory returns memory to the kernel after every burst of whatever: some
 // time after a garbage collection, and again until the heap grows no more.

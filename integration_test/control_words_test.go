@@ -75,7 +75,7 @@ func TestADrainOfWhatIsNotReady(t *testing.T) {
 	w.notify("RELOADING=1")
 	w.becomes(503, "reloading")
 	w.expect(0, "drained by", "drain")
-	w.expect(0, "no longer drained, but not ready: unready: the child is reloading", "undrain")
+	w.expect(0, "no longer drained, but not ready: the child is reloading", "undrain")
 }
 
 func TestSkipInABareContainer(t *testing.T) {

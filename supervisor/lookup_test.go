@@ -164,7 +164,7 @@ func TestEveryStartErrorSaysHowToMendIt(t *testing.T) {
 	commands(t)
 	t.Setenv("PATH", "denied")
 	for _, command := range []string{"", "nothing", "cmd", "./nothing", "./directory", "./notx", "./nointerpreter", "./foreign", "./loop"} {
-		_, err := Start([]string{command}, nil, false, false)
+		_, err := Start([]string{command}, nil, false, nil)
 		e, ok := errors.AsType[*StartError](err)
 		if !ok {
 			t.Errorf("%q: got %v, want a *StartError", command, err)

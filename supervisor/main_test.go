@@ -48,9 +48,17 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// pidVars returns the variables that a watched child needs its PID in.
+func pidVars(watched bool) []string {
+	if watched {
+		return []string{"WATCHDOG_PID"}
+	}
+	return nil
+}
+
 // startRole is the least drainit: it starts its arguments and exits as they do.
 func startRole(watched bool) {
-	p, err := Start(os.Args[1:], without(os.Environ(), roleVar), false, watched)
+	p, err := Start(os.Args[1:], without(os.Environ(), roleVar), false, pidVars(watched))
 	if err != nil {
 		var e *StartError
 		if !errors.As(err, &e) {
@@ -163,7 +171,7 @@ func begin(t *testing.T, role string, group, watched bool, argv ...string) *star
 	}
 	unix.CloseOnExec(fds[0])
 	env := append(without(os.Environ(), roleVar), roleVar+"="+role, outVar+"="+strconv.Itoa(fds[1]))
-	p, err := Start(argv, env, group, watched)
+	p, err := Start(argv, env, group, pidVars(watched))
 	unix.Close(fds[1])
 	if err != nil {
 		t.Fatal(err)

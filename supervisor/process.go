@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/drainit/drainit/internal/proc"
@@ -27,18 +28,18 @@ type Process struct {
 var _ System = (*Process)(nil)
 
 // Start runs argv with the environment env, in a process group of its own and
-// with drainit's descriptors, directory and limits. With watched the child's
-// WATCHDOG_PID is set to its own PID. The error is a *StartError.
+// with drainit's descriptors, directory and limits. The variables pidVars are set
+// to its own PID. The error is a *StartError.
 //
 // It uses neither os.Process nor exec.Cmd: both wait, and only the loop may.
-func Start(argv, env []string, group, watched bool) (*Process, error) {
+func Start(argv, env []string, group bool, pidVars []string) (*Process, error) {
 	file, err := Lookup(argv[0])
 	if err != nil {
 		return nil, err
 	}
 	p := &Process{thread: newForkThread(), group: group, init: os.Getpid() == 1, tty: foreground()}
-	if watched {
-		p.pid, err = p.exec("/proc/self/exe", append([]string{Trampoline, file}, argv...), env)
+	if self := executable(); len(pidVars) > 0 && self != "" {
+		p.pid, err = p.exec(self, trampolineArgs(pidVars, file, argv), env)
 	} else {
 		p.pid, err = p.exec(file, argv, env)
 	}
@@ -60,15 +61,36 @@ func shellArgs(file string, argv []string) []string {
 }
 
 // Trampoline is the zeroth argument under which drainit executes itself to
-// become the child: WATCHDOG_PID must be in the child's environment, and only
-// the child knows its PID before it runs.
+// become the child: WATCHDOG_PID and LISTEN_PID must be in the child's
+// environment, and only the child knows its PID before it runs.
 const Trampoline = "drainit: starting the child"
 
-// ExecChild is the trampoline's main: it executes the file args[0] with the
-// arguments args[1:], and returns, with an exit code, only if that fails.
+// trampolineArgs returns the arguments that ExecChild understands.
+func trampolineArgs(pidVars []string, file string, argv []string) []string {
+	return append([]string{Trampoline, strings.Join(pidVars, ","), file}, argv...)
+}
+
+// executable returns the path of drainit itself, or nothing where /proc is not
+// mounted and drainit was found in PATH: a child without WATCHDOG_PID sends
+// WATCHDOG=1 all the same.
+func executable() string {
+	for _, path := range []string{"/proc/self/exe", os.Args[0]} {
+		if strings.Contains(path, "/") && checkExecutable(path) == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// ExecChild is the trampoline's main: it sets the variables that args[0] names to
+// its PID, executes the file args[1] with the arguments args[2:], and returns,
+// with an exit code, only if that fails.
 func ExecChild(args []string) int {
-	file, argv := args[0], args[1:]
-	env := append(os.Environ(), "WATCHDOG_PID="+strconv.Itoa(os.Getpid()))
+	file, argv := args[1], args[2:]
+	env := proc.Environ()
+	for name := range strings.SplitSeq(args[0], ",") {
+		env = append(env, name+"="+strconv.Itoa(os.Getpid()))
+	}
 	err := syscall.Exec(file, argv, env)
 	if errors.Is(err, unix.ENOEXEC) && !looksBinary(file) {
 		err = syscall.Exec("/bin/sh", shellArgs(file, argv), env)
