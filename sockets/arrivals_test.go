@@ -26,17 +26,17 @@ func poisson(r *rand.Rand, rate float64, from, to time.Duration) (times []time.D
 // through runs arrivals (with a minute before t0 to know the rate from) and returns when it first was
 // quiet, not before the window, looking every 100 ms.
 func through(before []time.Duration, after map[class][]time.Duration, window time.Duration) time.Duration {
-	var a arrivals
+	a := arrivals{local: []netip.Addr{kubelet.peer}}
 	a.before, a.window, a.unknown = float64(len(before))/60, time.Minute, before == nil
 	for now := time.Duration(0); now < 5*time.Minute; now += pollEvery {
 		for c, times := range after {
 			for len(times) > 0 && times[0] <= now {
-				a.add(c, times[0])
+				a.add(c, times[0], false)
 				times = times[1:]
 			}
 			after[c] = times
 		}
-		if now >= window && now-a.last >= a.quiet() {
+		if now >= window && a.claim(now).evidence == None {
 			return now
 		}
 	}
@@ -159,11 +159,11 @@ func TestWhatCameBeforeTellsProbersAtOnce(t *testing.T) {
 	if q := a.quiet(); q != minQuiet {
 		t.Errorf("with only a known prober before t0 quiet has to last %v", q)
 	}
-	a.add(kubelet, 8*time.Second+20*time.Millisecond)
+	a.add(kubelet, 8*time.Second+20*time.Millisecond, false)
 	if a.last != 0 {
 		t.Errorf("its next probe was taken for a client")
 	}
-	a.add(kubelet, 9*time.Second)
+	a.add(kubelet, 9*time.Second, false)
 	if a.last != 9*time.Second {
 		t.Errorf("a client of the same address between probes was taken for a probe")
 	}

@@ -24,7 +24,7 @@ var capturedSockets = []struct {
 		family: unix.AF_INET, state: stEstablished, local: 33007, peerPort: 44972, peer: netip.MustParseAddr("127.0.0.1"), self: true,
 		cookie: 27520, inode: 1342843, expires: 14864 * time.Millisecond, cgroup: 1,
 		info: true, sentAgo: 104 * time.Millisecond, recvAgo: 136 * time.Millisecond, ackAgo: 104 * time.Millisecond,
-		sent: 3, recv: 5, segsOut: 2, segsIn: 4, dataOut: 1, dataIn: 1, rtt: 33 * time.Microsecond,
+		sent: 3, recv: 5, acked: 3, segsOut: 2, segsIn: 4, dataOut: 1, dataIn: 1, rtt: 33 * time.Microsecond,
 	}},
 	{"an IPv4 connection not accepted yet", "0201000080efafb87f0000010000000000000000000000007f000001000000000000000000000000000000007f6b0000" +
 		"000000000000000000000000000000000000000000000000050008000000000008000f00000000000c00150001000000" +

@@ -59,7 +59,8 @@ type socket struct {
 	sentAgo    time.Duration
 	recvAgo    time.Duration
 	ackAgo     time.Duration
-	sent, recv uint64 // bytes
+	sent, recv uint64 // bytes, without those sent again
+	acked      uint64 // bytes of sent
 	segsOut    uint32
 	segsIn     uint32
 	dataOut    uint32
@@ -68,6 +69,9 @@ type socket struct {
 	lost       uint32        // segments considered lost, or retransmitted and not acknowledged
 	rtt        time.Duration // the lowest measured
 }
+
+// peerAddr returns the client's address and port.
+func (s *socket) peerAddr() netip.AddrPort { return netip.AddrPortFrom(s.peer, s.peerPort) }
 
 var (
 	errTruncated   = errors.New("message truncated")
@@ -262,7 +266,9 @@ func decodeInfo(v []byte, s *socket) {
 	s.rtt = time.Duration(binary.NativeEndian.Uint32(v[148:])) * time.Microsecond
 	s.dataIn = binary.NativeEndian.Uint32(v[152:])
 	s.dataOut = binary.NativeEndian.Uint32(v[156:])
-	if len(v) >= 208 {
-		s.sent = binary.NativeEndian.Uint64(v[200:])
+	s.acked = s.sent
+	if len(v) >= 216 {
+		again := binary.NativeEndian.Uint64(v[208:])
+		s.sent = binary.NativeEndian.Uint64(v[200:]) - again
 	}
 }

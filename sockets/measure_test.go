@@ -181,7 +181,7 @@ func measure(t *testing.T, server measuredServer, think, every time.Duration) {
 			}
 			m := j.known[cookies[p]]
 			x := seen[p]
-			reason := fmt.Sprintf("guess%d rq%v wq%v unsent%v", m.guess, x.rqueue > 0, x.wqueue > 0, x.unsent > 0)
+			reason := fmt.Sprintf("order%d rq%v wq%v unsent%v", m.order, x.rqueue > 0, x.wqueue > 0, x.unsent > 0)
 			if x.recvAgo > x.sentAgo {
 				reason += " sent-last"
 			}

@@ -53,29 +53,14 @@ type Options struct {
 	// Dials returns how many connections drainit itself has made to the child's ports, counted before each
 	// is begun. It may be nil.
 	Dials func() uint64
+	// StreamPause is how long the pauses of the child's streams are, at most; 0 if
+	// that is unknown.
+	StreamPause time.Duration
+	// ClosedIdle is how long a connection is silent before it no longer counts
+	// for Closed; 0 for a minute.
+	ClosedIdle time.Duration
 	// Log may be nil.
 	Log *slog.Logger
-}
-
-// Verdict is what one look at the tables tells.
-type Verdict struct {
-	// Met: the condition holds in this instant. The Verdict is offered in that instant only.
-	Met bool
-	// Blind: counting has failed for seconds, or is impossible. The window alone decides.
-	Blind bool
-	// Err is why this look failed; nothing below is known then.
-	Err error
-	// Known: the numbers below are real.
-	Known bool
-	// Open are the connections of the child's ports, InFlight those of them with a request in flight, and
-	// Queued those that wait to be accepted.
-	Open, InFlight, Queued int
-	// Rate is how many connections per second arrived before t0, but those of known probers.
-	Rate float64
-	// Quiet is how long no client must have arrived, and QuietFor how long none has.
-	Quiet, QuietFor time.Duration
-	// Waiting says for the log what is waited for. It is empty if Met.
-	Waiting string
 }
 
 // Counter counts the child's clients. Its methods may be called from several goroutines.
@@ -237,6 +222,34 @@ func (c *Counter) rate(now time.Time) (float64, time.Duration) {
 		return 0, 0
 	}
 	return float64(last.opens-first.opens) / span.Seconds(), span
+}
+
+// burstGap returns the longest time for which no connection arrived between two
+// readings before t0, if the rate between others does not explain it: clients
+// come in bursts. Where readings are further apart than bursts it sees none.
+func (c *Counter) burstGap() (gap time.Duration) {
+	if len(c.readings) < 4 {
+		return 0
+	}
+	first, last := c.readings[0], c.readings[len(c.readings)-1]
+	n := last.opens - min(first.opens, last.opens)
+	if n < burstLeast {
+		return 0
+	}
+	usual := quietTime(float64(n) / last.at.Sub(first.at).Seconds())
+	var empty time.Duration
+	for i := 1; i < len(c.readings); i++ {
+		before, r := c.readings[i-1], c.readings[i]
+		if r.opens == before.opens {
+			empty += r.at.Sub(before.at)
+			continue
+		}
+		if empty > usual {
+			gap = max(gap, empty+r.at.Sub(before.at)) // readings may have missed that much
+		}
+		empty = 0
+	}
+	return gap
 }
 
 // age is how long arrivals could have been counted, at least the pace of readings.

@@ -1,0 +1,241 @@
+package sockets
+
+import (
+	"math/rand"
+	"testing"
+	"time"
+)
+
+// bench judges one connection, polled each 100 ms from t0 on, and returns its
+// evidence at an instant. Steps before t0 have negative times.
+type step struct {
+	at time.Duration
+	do func(m *model, now time.Duration)
+}
+
+func asks(bytes uint64) func(*model, time.Duration) {
+	return func(m *model, now time.Duration) { m.ask(bytes, now) }
+}
+
+func receives(bytes uint64) func(*model, time.Duration) {
+	return func(m *model, now time.Duration) { m.receive(bytes, now) }
+}
+
+func sends(bytes uint64) func(*model, time.Duration) {
+	return func(m *model, now time.Duration) { m.send(bytes, 1, now) }
+}
+
+func keepalives(m *model, now time.Duration) { m.keepalive(now) }
+
+const ms = time.Millisecond
+
+// times shifts a pattern of steps to each instant.
+func each(pattern []step, instants ...time.Duration) (all []step) {
+	for _, at := range instants {
+		for _, s := range pattern {
+			all = append(all, step{at + s.at, s.do})
+		}
+	}
+	return all
+}
+
+// judged plays steps, and returns the evidence at each whole second after t0.
+func judged(steps []step, born, until time.Duration, settings rules) []Evidence {
+	var j judge
+	j.rules = settings
+	j.closedIdle = closedIdle
+	const begin = 100 * time.Second // the model's clock has no negative times
+	m := newModel(1, begin+born)
+	var got []Evidence
+	for now := born; now <= until; now += modelTick {
+		for len(steps) > 0 && steps[0].at <= now {
+			steps[0].do(m, begin+now)
+			steps = steps[1:]
+		}
+		if now < 0 || now%pollEvery != 0 {
+			continue
+		}
+		j.begin()
+		j.observe(m.at(begin+now), now)
+		j.end(now)
+		if now%time.Second == 0 {
+			switch {
+			case j.tally.inFlight > 0:
+				got = append(got, Certain)
+			case j.tally.ambiguous > 0:
+				got = append(got, Ambiguous)
+			default:
+				got = append(got, None)
+			}
+		}
+	}
+	return got
+}
+
+// letters shortens evidence to a letter a second: c, a, or a dot.
+func letters(all []Evidence) string {
+	b := make([]byte, len(all))
+	for i, e := range all {
+		b[i] = '.'
+		if e != None {
+			b[i] = e[0]
+		}
+	}
+	return string(b)
+}
+
+// TestEvidence: one connection, a letter a second from t0 on.
+func TestEvidence(t *testing.T) {
+	http := []step{{0, asks(80)}, {8 * ms, sends(140)}} // as fast as a handler that does nothing
+	quick := []step{{0, asks(80)}, {0, sends(140)}}     // within a tick
+	greet := []step{{0, receives(24 + 27)}, {4 * ms, sends(24)}, {8 * ms, receives(9)}}
+	tls := []step{{0, receives(260)}, {8 * ms, sends(900)}, {16 * ms, receives(160)}, {16 * ms, sends(315)}}
+	for _, tt := range []struct {
+		name  string
+		steps []step
+		want  string
+		rules rules
+	}{
+		{"nothing said", nil, "aaa......", rules{}},
+		{"used once", each(http, -3*time.Second), ".........", rules{}},
+		{"used once, within a tick", each(quick, -3*time.Second), ".........", rules{}},
+		{"used often", each(http, -9*time.Second, -7*time.Second, -3*time.Second), ".........", rules{}},
+		{"a first request", []step{{-time.Second, asks(80)}}, "ccccccccccccccccccccccccccccccccccc", rules{}},
+		{"a first request, dropped after a minute", []step{{-50 * time.Second, asks(80)}}, "cccccccccc...", rules{}},
+		{"a further request", append(each(http, -9*time.Second), step{-time.Second, asks(80)}), "ccccccccccccccccccccccccccc", rules{}},
+		{"a request within a tick of the third answer",
+			append(each(quick, -9*time.Second, -7*time.Second, -time.Second), step{-time.Second, asks(80)}), "ccccccccccccccccccccccccccccc", rules{}},
+		{"a request within a tick, and the server's keepalives",
+			append(each(quick, -60*time.Second, -58*time.Second, -time.Second), step{-time.Second, asks(80)},
+				step{14 * time.Second, keepalives}), "ccccccccccccccccccccccccccccc", rules{}},
+		{"idle, and the server's keepalives",
+			append(each(http, -40*time.Second, -39*time.Second), step{-9 * time.Second, keepalives}, step{6 * time.Second, keepalives}), "..........", rules{}},
+		{"HTTP/2's greeting, long ago", each(greet, -12*time.Second), ".........", rules{}},
+		{"HTTP/2's greeting", each(greet, -6*time.Second), "aaaaa....", rules{}},
+		{"103 Early Hints", []step{{-time.Second, asks(80)}, {-time.Second, sends(70)}}, "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
+		{"TLS before its first answer", each(tls, -time.Second), "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
+		{"the same bytes on a port without TLS", each(tls, -3*time.Second), ".........", rules{cleartext: map[uint16]bool{8080: true}}},
+		{"tokens, 3 s between them", []step{{-4 * time.Second, asks(80)}, {-4 * time.Second, sends(160)}, {-1 * time.Second, sends(26)},
+			{2100 * ms, sends(26)}, {5100 * ms, sends(26)}, {8100 * ms, sends(26)}}, "...caacaacaaaaaaaaa....", rules{}},
+		{"tokens, and a pause that is known", []step{{-1 * time.Second, asks(80)}, {-1 * time.Second, sends(160)},
+			{1100 * ms, sends(26)}, {2100 * ms, sends(26)}}, "..cccccc......", rules{streamPause: 5 * time.Second}},
+		{"pings of HTTP/2", append(each(greet, -60*time.Second),
+			each([]step{{0, sends(17)}, {4 * ms, receives(17)}}, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
+		{"a WebSocket's pings", append(each(http, -30*time.Second),
+			each([]step{{0, sends(6)}, {4 * ms, receives(10)}}, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
+		{"statsd", each([]step{{0, receives(30)}}, -5*time.Second, -4*time.Second, -3*time.Second, -2*time.Second), "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			born := -65 * time.Second
+			if len(tt.steps) == 0 {
+				born = -2 * time.Second
+			} else {
+				born = tt.steps[0].at
+			}
+			got := letters(judged(tt.steps, born.Truncate(modelTick), time.Duration(len(tt.want)-1)*time.Second, tt.rules))
+			if got != tt.want {
+				t.Errorf("\ngot  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// play plays a random history of several connections, and checks after each
+// poll what must hold whatever happens.
+func play(t *testing.T, next func(n int) int) {
+	var j judge
+	j.closedIdle = closedIdle
+	const begin = 100 * time.Second
+	var conns []*model
+	now := -5 * time.Second
+	for range 400 {
+		now += time.Duration(1+next(60)) * modelTick
+		if len(conns) == 0 || len(conns) < 6 && next(8) == 0 {
+			conns = append(conns, newModel(uint64(len(conns)+1), begin+now))
+		}
+		m := conns[next(len(conns))]
+		switch next(7) {
+		case 0, 1:
+			if m.unanswered == 0 {
+				m.ask(uint64(60+next(400)), begin+now)
+			}
+		case 2, 3:
+			if m.unanswered > 0 {
+				m.answer(uint64(115+next(4000)), uint32(1+next(2)), begin+now)
+			}
+		case 4:
+			m.keepalive(begin + now)
+		}
+		if now >= 0 && next(3) == 0 {
+			j.begin()
+			for _, m := range conns {
+				j.observe(m.at(begin+now), now)
+			}
+			j.end(now)
+			j.arriving(next(4) == 0, now)
+			checkInvariants(t, &j, conns, begin, now)
+		}
+	}
+}
+
+// checkInvariants: evidence is never wrong for the worse.
+func checkInvariants(t *testing.T, j *judge, conns []*model, begin, now time.Duration) {
+	t.Helper()
+	n := &j.tally
+	if n.open != len(conns) || n.lasting > n.inFlight || n.inFlight+n.ambiguous+n.recent > n.open {
+		t.Fatalf("%v: the tally is %+v of %d", now, n, len(conns))
+	}
+	if now >= patience && n.ambiguous > 0 {
+		t.Fatalf("%v: ambiguous evidence holds after the patience: %+v", now, n.suspected)
+	}
+	if n.ambiguous > 0 && (n.suspected.until > patience || n.suspected.until <= now) {
+		t.Fatalf("%v: ambiguous evidence until %v", now, n.suspected.until)
+	}
+	idle := j.idle(now)
+	for _, m := range conns {
+		c, s := j.known[m.s.cookie], m.at(begin+now)
+		if m.unanswered == 0 || begin+now-m.askedAt >= staleAfter {
+			continue
+		}
+		age := begin + now - m.askedAt
+		held := j.rules.claimOf(&c, s, now)
+		// A request whose order the ticks tell, begun before the patience ended,
+		// is certain on a connection known for requests and answers, and on one
+		// that was never answered; it holds `idle` from when it is slow on.
+		known := m.recvAt/modelTick > m.sentAt/modelTick && (m.s.dataOut == 0 || !c.unsettled())
+		if known && c.since < patience && held.evidence != Certain {
+			t.Fatalf("%v: a request in flight for %v is %q (%s): %+v", now, age, held.evidence, held.why, s)
+		}
+		if idle && held.evidence == Certain && age >= slowAfter {
+			t.Fatalf("%v: idle beside a request in flight for %v", now, age)
+		}
+		// No other that came since t0 is overlooked while patience lasts.
+		if now < patience && m.recvAt/modelTick > m.sentAt/modelTick && age < suspectFor && held.evidence == None {
+			t.Fatalf("%v: a request in flight for %v is overlooked: %+v %+v", now, age, s, c)
+		}
+	}
+}
+
+func TestRandomHistories(t *testing.T) {
+	for seed := range int64(runs(2000)) {
+		r := rand.New(rand.NewSource(seed))
+		play(t, r.Intn)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func FuzzHistories(f *testing.F) {
+	f.Add([]byte("a request, an answer, a request"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		i := 0
+		play(t, func(n int) int {
+			if len(b) == 0 {
+				return 0
+			}
+			i++
+			return int(b[i%len(b)]+byte(i/len(b))) % n
+		})
+	})
+}
