@@ -42,7 +42,7 @@ func command(ctx context.Context, args []string) error {
 		return fmt.Errorf("say run, quick, mutants, kubernetes or report")
 	}
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
-	parallel := flags.Int("parallel", 4*runtime.NumCPU(), "how many servers are tried at the same time")
+	parallel := flags.Int("parallel", 5*runtime.NumCPU(), "how many servers are tried at the same time")
 	only := flags.String("only", "", "only the cells whose names match this regular `expression`")
 	binary := flags.String("drainit", "", "this `program` in place of the repository's")
 	limit := flags.Duration("limit", 24*time.Minute, "end after this time, whatever is left to do")

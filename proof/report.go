@@ -15,7 +15,7 @@ func writeReport(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range servers[:2] {
+	for _, s := range servers[:3] {
 		for _, t := range themes {
 			if err := write(dir, pictureName("strips", s, t), strips(r, s.name, t)); err != nil {
 				return err
@@ -39,7 +39,7 @@ func pictureName(what string, s server, t theme) string {
 }
 
 func slug(name string) string {
-	return strings.ToLower(strings.ReplaceAll(strings.Fields(name)[0], ",", ""))
+	return strings.ToLower(strings.NewReplacer(", ", "-", " ", "-").Replace(name))
 }
 
 // text is a page in the making.
@@ -64,10 +64,10 @@ func report(r *results, dir string) string {
 	t.say("`make proof` wrote this page, its pictures and [the raw results](%s/results.jsonl), one line for each restart: %d restarts of %d servers, %d requests. "+
 		"Nothing in it is written by hand; `make proof` writes it again, on any Debian machine with Docker.", dir, restartsOf(rows), len(serversOf(rows)), requestsOf(rows))
 	howMeasured(t)
-	for _, s := range servers[:2] {
+	for _, s := range servers[:3] {
 		headlineSection(t, r, rows, s, dir)
 	}
-	t.say("\n## What it costs\n\nEach dot is a way to stop the two servers above. To the right is slower, up is more lost; the best place is at the lower left.")
+	t.say("\n## What it costs\n\nEach dot is a way to stop the first two servers above. To the right is slower, up is more lost; the best place is at the lower left.")
 	t.picture(dir+"/price", "time of a stop against requests lost for each way")
 	serverSection(t, rows)
 	balancerSection(t, rows)
@@ -261,7 +261,7 @@ func counts(m map[string]int) string {
 }
 
 func balancerSection(t *text, rows []*row) {
-	t.say("\n## Every balancer\n\nA Go server that dies on SIGTERM, without gRPC. **HAProxy, checks only** knows nothing but what its checks tell: " +
+	t.say("\n## Every balancer\n\nThe Go server that dies on SIGTERM, without gRPC. **HAProxy, checks only** knows nothing but what its checks tell: " +
 		"there a sleep before the signal is for nothing, since the server goes on saying that it is well. **nginx** keeps a pool of 32 connections, and its configuration is " +
 		"written again and reloaded. **follows after** gives each connection to the next replica, as kube-proxy does, and takes a replica out so long after its stop began; " +
 		"kept connections stay with their replica. gRPC clients balance themselves, and are told so long after.")

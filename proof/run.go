@@ -18,35 +18,76 @@ var (
 	}
 )
 
-// effort is how much a run does.
+// effort is how much a run does: restarts of each cell.
 type effort struct {
-	headline, servers, balancers int           // restarts of each cell
-	limit                        time.Duration // of one cell
+	headline int // with every way
+	drainit  int // of other cells, under drainit
+	others   int // and under something else
+	limit    time.Duration
 }
 
-var full = effort{headline: 30, servers: 6, balancers: 6, limit: 8 * time.Minute}
+var full = effort{headline: 30, drainit: 6, others: 3, limit: 10 * time.Minute}
 
 // cells are all of a full run, the long ones first.
 func (e effort) cells() (all []cell) {
 	for _, w := range slices.Backward(ways) {
-		for _, s := range servers[:2] {
-			all = append(all, cell{server: s, way: w, plan: headline, restarts: e.headline, limit: e.limit})
+		for _, s := range servers[:3] {
+			if s.tried(w) {
+				all = append(all, e.split(s, w)...)
+			}
 		}
 	}
 	for _, p := range slices.Backward(balancers) {
 		for _, w := range []string{"drainit idle", "drainit quiet", "sleep 15", "sleep 5", "tini"} {
-			all = append(all, cell{server: plainGo, way: wayNamed(w), plan: p, restarts: e.balancers, limit: e.limit / 2})
+			all = append(all, e.cell(plainGo, wayNamed(w), p))
 		}
 	}
 	for _, w := range []string{"drainit idle", "sleep 5", "tini"} {
-		all = append(all, cell{server: channels, way: wayNamed(w), plan: plan{"follow", 2 * time.Second}, restarts: e.balancers, limit: e.limit / 2})
+		all = append(all, e.cell(channels, wayNamed(w), plan{"follow", 2 * time.Second}))
 	}
-	for _, s := range servers[2:] {
+	for _, s := range servers[3:] {
 		for _, w := range []string{"drainit " + s.until, "sleep 5", "tini"} {
-			all = append(all, cell{server: s, way: wayNamed(w), plan: s.plan(), restarts: e.servers, limit: e.limit / 2})
+			all = append(all, e.cell(s, wayNamed(w), s.plan()))
 		}
 	}
 	return all
+}
+
+func (e effort) cell(s server, w way, p plan) cell {
+	n := e.others
+	if w.drains() {
+		n = e.drainit
+	}
+	return cell{server: s, way: w, plan: p, restarts: n, limit: e.limit / 2}
+}
+
+// split divides the restarts of a headline cell whose stops take long between
+// several sites, which run at the same time.
+func (e effort) split(s server, w way) (parts []cell) {
+	n := 1
+	switch {
+	case w.until == "closed":
+		n = 3
+	case w.sleep > 10*time.Second, w.until == "idle":
+		n = 2
+	}
+	for range n {
+		parts = append(parts, cell{server: s, way: w, plan: headline, restarts: e.headline / n, limit: e.limit})
+	}
+	return parts
+}
+
+// tried reports whether a headline server is restarted in this way. The first
+// is in all; what passes the signal on at once differs so little that tini is
+// enough for the others.
+func (s server) tried(w way) bool {
+	switch s.name {
+	case servers[0].name:
+		return true
+	case plainGo.name:
+		return w.name == "tini" || w.sleep > 0 || w.until == s.until
+	}
+	return w.name != "dumb-init" && w.name != "catatonit"
 }
 
 // quick are the rows that must lose nothing, and one that must lose.
@@ -114,12 +155,16 @@ func writeCell(j *journal, records []record, s strip, err error) {
 			j.write(line{Restart: &x})
 		}
 	}
-	if len(records) > 0 && (s.Server == servers[0].name || s.Server == servers[1].name) {
+	if len(records) > 0 && isHeadline(s.Server) {
 		j.write(line{Strip: &s})
 	}
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		j.write(line{Error: err.Error()})
 	}
+}
+
+func isHeadline(name string) bool {
+	return slices.ContainsFunc(servers[:3], func(s server) bool { return s.name == name })
 }
 
 func progress(done, all int, c cell, records []record, err error) {

@@ -66,13 +66,14 @@ var (
 // they would close some in the moment in which a balancer uses them, and lose
 // requests without any restart. The manual of each balancer asks for that.
 
-// servers are in the order of the report. The first two are those that every
-// way is tried with.
+// servers are in the order of the report. The first three have sections of
+// their own.
 var servers = []server{
 	httpServer("Go", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).
 		describe(dies).asked(with(web, "socket", "unary", "rpcs")),
 	httpServer("FastAPI on uvicorn", "closed", uvicorn...).
 		describe("finishes requests, closes WebSockets").asked(with(web, "socket")),
+	plainGo,
 
 	httpServer("uvicorn", "quiet", uvicorn...).describe(finishes),
 	httpServer("uvicorn --workers 2", "idle", with(uvicorn, "--workers", "2")...).describe("resets what waits to be accepted"),
@@ -112,7 +113,7 @@ var servers = []server{
 // plainGo and channels are the first without gRPC and with nothing else, for
 // the table of balancers.
 var (
-	plainGo  = httpServer("Go, HTTP", "idle", "/server").describe(dies)
+	plainGo  = httpServer("Go, HTTP", "idle", "/server").describe(dies).asked(with(web, "socket"))
 	channels = httpServer("Go, gRPC clients", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).describe(dies).asked([]string{"unary", "rpcs"})
 )
 
