@@ -88,6 +88,7 @@ type strip struct {
 // tally gives what ends to the restart during which it ends.
 type tally struct {
 	mu      sync.Mutex
+	before  record // the first restart
 	records []record
 	strip   strip
 	began   time.Time // of the strip
@@ -97,10 +98,17 @@ func (t *tally) ended(kind string, f failure) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.draw(f)
-	if len(t.records) == 0 {
-		return // before the first restart
+	r := &t.before
+	if n := len(t.records); n > 0 {
+		r = &t.records[n-1]
 	}
-	r := &t.records[len(t.records)-1]
+	r.count(kind, f)
+}
+
+func (r *record) count(kind string, f failure) {
+	if r.Sent == nil {
+		r.Sent = make(map[string]int)
+	}
 	r.Sent[kind]++
 	if f != good {
 		if r.Failed == nil {
@@ -146,25 +154,34 @@ type site struct {
 	tally    tally
 }
 
-// run runs the cell to its end and returns a record for each restart.
-func (c cell) run(ctx context.Context, e *engine) ([]record, strip, error) {
+// measured is what a cell has shown.
+type measured struct {
+	before   record // without a restart
+	restarts []record
+	strip    strip
+}
+
+// run runs the cell to its end.
+func (c cell) run(ctx context.Context, e *engine) (measured, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s := &site{cell: c, e: e}
 	dir, err := os.MkdirTemp("", "drainit-proof-")
 	if err != nil {
-		return nil, strip{}, err
+		return measured{}, err
 	}
 	defer os.RemoveAll(dir)
 	os.Chmod(dir, 0o755)
 	defer s.remove()
 	if err := s.up(ctx, dir); err != nil {
-		return nil, strip{}, fmt.Errorf("%s: %w", c.name(), err)
+		return measured{}, fmt.Errorf("%s: %w", c.name(), err)
 	}
 	defer s.balancer.stop()
 	err = s.load(ctx)
-	s.tally.strip.Server, s.tally.strip.Way, s.tally.strip.Balancer = c.server.name, c.way.name, c.plan.String()
-	return s.tally.records, s.tally.strip, err
+	m := measured{before: s.tally.before, restarts: s.tally.records, strip: s.tally.strip}
+	m.before.Server, m.before.Way, m.before.Balancer, m.before.Restart = c.server.name, c.way.name, c.plan.String(), -1
+	m.strip.Server, m.strip.Way, m.strip.Balancer = c.server.name, c.way.name, c.plan.String()
+	return m, err
 }
 
 func (s *site) remove() {
@@ -234,7 +251,7 @@ func (s *site) begin(ctx context.Context, r *container) error {
 		return err
 	}
 	started := time.Now()
-	for time.Since(started) < 60*time.Second && ctx.Err() == nil {
+	for time.Since(started) < 2*time.Minute && ctx.Err() == nil {
 		pause(ctx, 50*time.Millisecond)
 		if s.isReady(ctx, r, started) {
 			return nil

@@ -316,6 +316,8 @@ func environmentSection(t *text, r *results) {
 		parts = append(parts, k+" "+e.Versions[k])
 	}
 	t.say("%s.", strings.Join(parts, ", "))
+	sent, lost := r.before()
+	t.say("\nIn the seconds before the first restart of each cell %d of %d requests were lost: what the machine, the servers and the balancers lose by themselves.", lost, sent)
 	if len(r.errors) > 0 {
 		t.say("\nCells that did not run to their end:\n")
 		for _, e := range r.errors {

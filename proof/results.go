@@ -143,7 +143,7 @@ type row struct {
 func (r *results) rows() (rows []*row) {
 	for _, x := range r.restarts {
 		if x.Stop == 0 {
-			continue // interrupted
+			continue // interrupted, or before the first
 		}
 		i := slices.IndexFunc(rows, func(w *row) bool { return w.server == x.Server && w.way == x.Way && w.balancer == x.Balancer })
 		if i < 0 {
@@ -154,6 +154,16 @@ func (r *results) rows() (rows []*row) {
 		rows[i].add(x)
 	}
 	return rows
+}
+
+// before counts what ended before the first restart of each cell.
+func (r *results) before() (sent, lost int) {
+	for _, x := range r.restarts {
+		if x.Restart < 0 {
+			sent, lost = sent+x.sent(), lost+x.lost()
+		}
+	}
+	return sent, lost
 }
 
 func (w *row) add(x record) {

@@ -121,17 +121,16 @@ func runAll(ctx context.Context, e *engine, cells []cell, parallel int, j *journ
 	for range parallel {
 		workers.Go(func() {
 			for c := range next {
-				records, s, err := c.run(ctx, e)
+				x, err := c.run(ctx, e)
 				mu.Lock()
 				done++
-				progress(done, len(cells), c, records, err)
-				r.restarts = append(r.restarts, records...)
-				r.strips = append(r.strips, s)
+				progress(done, len(cells), c, x.restarts, err)
+				r.restarts = append(r.restarts, x.restarts...)
 				if err != nil {
 					r.errors = append(r.errors, err.Error())
 				}
 				mu.Unlock()
-				writeCell(j, records, s, err)
+				writeCell(j, x, err)
 			}
 		})
 	}
@@ -146,17 +145,20 @@ func runAll(ctx context.Context, e *engine, cells []cell, parallel int, j *journ
 	return r
 }
 
-func writeCell(j *journal, records []record, s strip, err error) {
+func writeCell(j *journal, m measured, err error) {
 	if j == nil {
 		return
 	}
-	for _, x := range records {
+	if m.before.Sent != nil {
+		j.write(line{Restart: &m.before})
+	}
+	for _, x := range m.restarts {
 		if x.Stop > 0 {
 			j.write(line{Restart: &x})
 		}
 	}
-	if len(records) > 0 && isHeadline(s.Server) {
-		j.write(line{Strip: &s})
+	if len(m.restarts) > 0 && isHeadline(m.strip.Server) {
+		j.write(line{Strip: &m.strip})
 	}
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		j.write(line{Error: err.Error()})
