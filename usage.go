@@ -23,6 +23,7 @@ func init() { // their functions refer to commands
 		"version":   version,
 		"plan":      printPlan,
 		"check":     check,
+		"status":    showStatus,
 		"drain":     drain,
 		"undrain":   undrain,
 		"skip":      skip,
@@ -70,6 +71,7 @@ Commands:
   plan               what this environment comes to; exits 125 if it can't work
   check [live|ready|started]
                      ask HEALTH_ADDR, exit 0 or 1: HEALTHCHECK, exec probes
+  status             what a running drainit knows, for a person: one screen
   drain, undrain     turn a running container not ready, and ready again
   skip               end the wait of a stop in progress: forward the signal now
   prestop            for lifecycle.preStop: begin the stop, return when drained
