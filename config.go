@@ -303,6 +303,7 @@ func (c *Config) policy() supervisor.Policy {
 			OrphanGraceSet: c.OrphanGrace.given,
 		},
 		Until:       c.DrainUntil.value,
+		WindowSet:   c.DrainWindow.given,
 		StopOn:      c.StopOn.signals,
 		StopSignal:  c.StopSignal.signal,
 		DrainSignal: c.DrainSignal.signal,

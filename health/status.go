@@ -63,11 +63,27 @@ type Stop struct {
 
 // Clients counts the child's TCP connections, from the kernel's tables.
 type Clients struct {
-	Known    bool    `json:"known"`
-	Open     int     `json:"connections"`
-	InFlight int     `json:"in_flight"`
-	Queued   int     `json:"accept_queue"`
-	Rate     float64 `json:"arrivals_per_second"` // before t0
+	Known     bool    `json:"known"`
+	Open      int     `json:"connections"`
+	InFlight  int     `json:"in_flight"` // those that certainly carry a request
+	Suspected int     `json:"suspected"` // those that may carry one
+	Queued    int     `json:"accept_queue"`
+	Arrived   int     `json:"arrivals"`                     // connections since t0
+	Requests  int     `json:"requests_on_kept_connections"` // since t0
+	Rate      float64 `json:"arrivals_per_second"`          // before t0
+
+	// Evidence is what holds the signal back, certain or ambiguous, by which
+	// connection, and for how many seconds it may still do so (0: unknown).
+	Evidence string  `json:"evidence,omitempty"`
+	Why      string  `json:"why,omitempty"`
+	Peer     string  `json:"peer,omitempty"`
+	Port     uint16  `json:"port,omitempty"`
+	Since    float64 `json:"since_seconds,omitempty"`
+	HoldsFor float64 `json:"holds_for_seconds,omitempty"`
+
+	// UDP and Unix are the child's sockets whose clients are not counted.
+	UDP  []uint16 `json:"not_counted_udp,omitempty"`
+	Unix []string `json:"not_counted_unix,omitempty"`
 
 	// AtForward is nil until the stop signal is forwarded.
 	AtForward *AtForward `json:"at_forward,omitempty"`

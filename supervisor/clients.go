@@ -3,6 +3,7 @@ package supervisor
 import (
 	"time"
 
+	"github.com/drainit/drainit/internal/bug"
 	"github.com/drainit/drainit/sockets"
 )
 
@@ -17,6 +18,16 @@ type clientWatch struct {
 	last     sockets.Verdict
 	atSignal sockets.Verdict // the last one before the signal was forwarded
 	reportAt time.Time       // when to log again what the stop waits for
+
+	serving chan serving // what clients can reach the child by, once
+	sockets sockets.Serving
+	nothing bool // there is nothing that they can reach it by
+}
+
+// serving is what Clients.Serving has returned.
+type serving struct {
+	sockets.Serving
+	err error
 }
 
 // decide reports whether the clients decide when to forward, and not the
@@ -41,6 +52,62 @@ func (l *loop) watchClients() {
 	l.clients.until = l.Until
 	l.clients.done = make(chan struct{})
 	l.clients.verdicts = l.Clients.Watch(l.clients.done, l.Until)
+	l.findListeners()
+}
+
+// findListeners looks for what clients can reach the child by. That reads the
+// descriptors of every process, which the loop does not wait for. It does if
+// DRAIN_SIGNAL follows, on which the child may close its listeners.
+func (l *loop) findListeners() {
+	l.clients.serving = make(chan serving, 1)
+	look := func() {
+		s, err := l.Clients.Serving()
+		l.clients.serving <- serving{s, err}
+	}
+	if l.DrainSignal != 0 {
+		look()
+		return
+	}
+	go func() { // ends with the look
+		defer func() {
+			if p := recover(); p != nil {
+				bug.Report(l.Log, "the look for listeners", p)
+			}
+		}()
+		look()
+	}()
+}
+
+// onServing handles what clients can reach the child by.
+func (l *loop) onServing(s serving) {
+	l.clients.serving = nil
+	if s.err != nil {
+		l.Log.Debug("can't tell what the child listens on", "error", s.err)
+		return
+	}
+	l.clients.sockets, l.clients.nothing = s.Serving, s.Nothing()
+	if len(s.UDP)+len(s.Unix) > 0 {
+		l.Log.Info("clients of these sockets are not counted", "udp", s.UDP, "unix", s.Unix)
+	}
+	l.forwardWithoutClients()
+}
+
+// forwardWithoutClients ends the wait of a child that has no clients: one that
+// nothing was routed to, since the container has never been ready, or that
+// listens on nothing. The window would serve nothing. Only an explicit
+// DRAIN_WINDOW keeps a worker waiting.
+func (l *loop) forwardWithoutClients() {
+	v := l.clients.last
+	if l.phase != Draining || l.stop.mayForward || !l.stop.extendedUntil.IsZero() ||
+		!v.Known || v.Blind || v.Open > 0 || v.Queued > 0 {
+		return
+	}
+	switch {
+	case l.clients.nothing && !l.WindowSet:
+		l.decideToForward("no listener")
+	case l.stop.neverReady && v.Rate == 0:
+		l.decideToForward("never ready")
+	}
 }
 
 // onVerdict handles what the watcher saw. A verdict is about this instant: one
@@ -57,24 +124,26 @@ func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
 	if l.phase != Draining || l.stop.mayForward {
 		return
 	}
+	l.forwardWithoutClients()
 	switch {
-	case l.stop.neverReady && l.stop.extendedUntil.IsZero() && noClients(v):
-		l.decideToForward("never ready")
-	case l.Until == sockets.Window:
+	case l.stop.mayForward, l.Until == sockets.Window:
 	case v.Blind && !last.Blind:
 		l.Log.Warn("can't count clients: the window alone decides", "error", v.Err)
-	case v.Met && !v.Blind && !time.Now().Before(l.windowEnd()):
+	case l.met(v):
 		l.decideToForward(string(l.Until))
 	case v.Known && !last.Known:
 		l.logWaiting()
 	}
 }
 
-// noClients reports whether no client has been seen, before the stop or since.
-// Nothing was routed then to a container that has never been ready, as in a
-// rollout that is rolled back or in a crash loop: the window would serve nothing.
-func noClients(v sockets.Verdict) bool {
-	return v.Known && !v.Blind && v.Open == 0 && v.InFlight == 0 && v.Queued == 0 && v.Rate == 0
+// met reports whether the clients allow to forward at this instant: after the
+// window, and beyond Patience against certain evidence alone.
+func (l *loop) met(v sockets.Verdict) bool {
+	after := time.Since(l.windowEnd())
+	if v.Blind || after < 0 {
+		return false
+	}
+	return v.Met || l.Patience > 0 && after >= l.Patience && v.MetIgnoringAmbiguous
 }
 
 // logWaiting reports what the stop waits for, and for how long at most.
@@ -86,8 +155,17 @@ func (l *loop) logWaiting() {
 		what = "the window to pass"
 	}
 	v := l.clients.last
-	l.Log.Info("waiting", "for", what, "at_most", l.forwardBy().Sub(now).Round(100*time.Millisecond),
-		"connections", v.Open, "in_flight", v.InFlight, "accept_queue", v.Queued)
+	attrs := []any{"for", what, "at_most", round(l.forwardBy().Sub(now))}
+	if v.Evidence != sockets.None {
+		attrs = append(attrs, "evidence", string(v.Evidence))
+	}
+	if v.HoldsFor > 0 {
+		attrs = append(attrs, "holds_for", round(min(v.HoldsFor, l.forwardBy().Sub(now))))
+	}
+	if v.Holder.Peer.IsValid() {
+		attrs = append(attrs, "peer", v.Holder.Peer.String(), "port", v.Holder.Port)
+	}
+	l.Log.Info("waiting", append(attrs, clientAttrs(v)...)...)
 }
 
 // warnOfClients reports clients that the stop signal may cut short, and the
@@ -103,7 +181,7 @@ func (l *loop) warnOfClients() {
 
 // busy reports whether clients are known to be arriving, waiting or in flight.
 func busy(v sockets.Verdict) bool {
-	return v.Known && (v.InFlight > 0 || v.Queued > 0)
+	return v.Known && (v.InFlight > 0 || v.Queued > 0 || v.Recent > 0)
 }
 
 // waitHint returns the setting that would have waited longer.
@@ -125,5 +203,5 @@ func clientAttrs(v sockets.Verdict) []any {
 	if !v.Known {
 		return nil
 	}
-	return []any{"connections", v.Open, "in_flight", v.InFlight, "accept_queue", v.Queued}
+	return []any{"connections", v.Open, "in_flight", v.InFlight, "accept_queue", v.Queued, "arriving", v.Recent}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/drainit/drainit/health"
+	"github.com/drainit/drainit/sockets"
 )
 
 // status returns everything that is known at this instant, for /statusz and
@@ -50,10 +51,51 @@ func (l *loop) status() health.Status {
 		s.Stop = l.stopStatus()
 	}
 	if l.clients.verdicts != nil {
-		v := l.clients.last
-		s.Clients = &health.Clients{Known: v.Known, Open: v.Open, InFlight: v.InFlight, Queued: v.Queued, Rate: v.Rate}
+		s.Clients = l.clientStatus()
 	}
 	return s
+}
+
+// clientStatus returns the part of the status that is about the clients.
+func (l *loop) clientStatus() *health.Clients {
+	v := l.clients.last
+	c := &health.Clients{
+		Known:     v.Known,
+		Open:      v.Open,
+		InFlight:  v.InFlight,
+		Suspected: v.Suspected,
+		Queued:    v.Queued,
+		Arrived:   v.Arrived,
+		Requests:  v.Requests,
+		Rate:      v.Rate,
+		UDP:       l.clients.sockets.UDP,
+		Unix:      l.clients.sockets.Unix,
+		AtForward: l.atForward(),
+	}
+	if v.Evidence != sockets.None && l.phase == Draining {
+		c.Evidence, c.Why, c.HoldsFor = string(v.Evidence), v.Holder.Why, v.HoldsFor.Seconds()
+		c.Since = v.Holder.For.Seconds()
+		if v.Holder.Peer.IsValid() {
+			c.Peer, c.Port = v.Holder.Peer.String(), v.Holder.Port
+		}
+	}
+	return c
+}
+
+// atForward returns the clients at the instant of the forwarding, or nil before.
+func (l *loop) atForward() *health.AtForward {
+	if l.stop.forwarded.IsZero() {
+		return nil
+	}
+	v := l.clients.atSignal
+	return &health.AtForward{
+		Known:    v.Known,
+		Open:     v.Open,
+		InFlight: v.InFlight,
+		Queued:   v.Queued,
+		Arrived:  v.Arrived,
+		Quiet:    v.QuietFor.Seconds(),
+	}
 }
 
 // stopStatus returns the part of the status that is about the stop.

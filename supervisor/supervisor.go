@@ -91,6 +91,9 @@ type System interface {
 type Clients interface {
 	// Watch reports until done is closed, and then closes the channel.
 	Watch(done <-chan struct{}, until sockets.Until) <-chan sockets.Verdict
+	// Serving returns what clients can reach the child by. An error means that
+	// some of it may be missing.
+	Serving() (sockets.Serving, error)
 	// Relax makes Watch look rarely: the signal has been forwarded.
 	Relax()
 }
@@ -105,6 +108,8 @@ type Other struct {
 type Policy struct {
 	Timeline    Timeline
 	Until       sockets.Until               // what a stop waits for besides the window
+	WindowSet   bool                        // DRAIN_WINDOW is set: it holds without clients too
+	Patience    time.Duration               // how long ambiguous evidence holds after the window; 0: as sockets says
 	StopOn      []unix.Signal               // signals that begin a stop
 	StopSignal  unix.Signal                 // what the child is sent; 0: the one received
 	DrainSignal unix.Signal                 // sent at t0; 0: none
@@ -151,6 +156,7 @@ type Timeline struct {
 	Window       time.Duration // never forward earlier
 	Reserve      time.Duration // promised to the child after the signal
 	Margin       time.Duration // SIGKILL comes this long before the budget ends
+	MaxWait      time.Duration // the longest wait for clients after the window; 0: until forward_by
 	UnreadyDelay time.Duration // keep answering ready this long after t0
 	OrphanGrace  time.Duration // for what the child leaves behind; 0: nothing
 	// OrphanGraceSet makes OrphanGrace bound the wait during a stop as well.
@@ -162,7 +168,13 @@ type Timeline struct {
 func (t Timeline) KillAfter() time.Duration { return t.Grace - t.Margin }
 
 // ForwardAfter returns the time from t0 to the latest instant of the signal.
-func (t Timeline) ForwardAfter() time.Duration { return t.KillAfter() - t.Reserve }
+func (t Timeline) ForwardAfter() time.Duration {
+	latest := t.KillAfter() - t.Reserve
+	if t.MaxWait > 0 {
+		return min(latest, t.Window+t.MaxWait)
+	}
+	return latest
+}
 
 // Outcome is how a run ended.
 type Outcome struct {
@@ -253,6 +265,8 @@ func (l *loop) step() (done bool) {
 		l.onLiveness(r)
 	case m := <-l.Notifications:
 		l.onNotification(m)
+	case s := <-l.clients.serving:
+		l.onServing(s)
 	case v, ok := <-l.clients.verdicts:
 		l.onVerdict(v, ok)
 	case answer := <-l.StatusRequests:

@@ -56,9 +56,11 @@ type setup struct {
 	child    process
 	orphans  []process
 	terminal bool
-	batch    int  // how many exits Reap collects at once; 0: all
-	panics   int  // so many calls of Signal panic; negative: all
-	denied   bool // the child can't be signalled
+	batch    int              // how many exits Reap collects at once; 0: all
+	panics   int              // so many calls of Signal panic; negative: all
+	denied   bool             // the child can't be signalled
+	serves   *sockets.Serving // nil: TCP port 8080
+	unseen   error            // serves is not known
 }
 
 // world is the operating system and everybody else, as a run sees them. What
@@ -374,6 +376,13 @@ func (w *world) Watch(done <-chan struct{}, until sockets.Until) <-chan sockets.
 		}
 	}()
 	return out
+}
+
+func (w *world) Serving() (sockets.Serving, error) {
+	if w.serves == nil {
+		return sockets.Serving{TCP: []uint16{8080}}, w.unseen
+	}
+	return *w.serves, w.unseen
 }
 
 func (w *world) Relax() { w.note("watch rarely") }
