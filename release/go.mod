@@ -2,6 +2,9 @@ module github.com/drainit/drainit/release
 
 go 1.26.0
 
+// The Go that builds a release. The files depend on it, so that it is pinned.
+toolchain go1.26.8
+
 require (
 	github.com/CycloneDX/cyclonedx-go v0.12.0
 	github.com/google/go-containerregistry v0.22.1
