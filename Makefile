@@ -6,6 +6,8 @@
 #              that lose nothing, proof-mutants that the rig would notice,
 #              proof-kubernetes does it in the cluster that kubectl points at
 # make test    installs what the tests need (Debian, root) and runs all of them
+# make bench   what it costs beside other inits, into docs/cost.md (minutes, root)
+# make soak    one long run, into docs: make soak FOR=2h
 # make lint    format, vet for all architectures, tidy, staticcheck, errorlint
 # make release VERSION=v1.2.3
 #              what a release publishes, into dist/; HEAD's, not the worktree's
@@ -34,7 +36,7 @@ BEFORE ?= 0e188c0
 RUN ?= .
 RUNS ?= 1
 
-.PHONY: drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release clean
+.PHONY: bench soak drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release clean
 
 drainit:
 	$(BUILD) -o $@ .
@@ -74,6 +76,14 @@ lint:
 # Needs vuln.go.dev, so it is not part of lint.
 vulnerabilities:
 	$(GO) run $(GOVULNCHECK) ./...
+
+# Needs gcc, strace, and the other inits; a machine with nothing else to do.
+bench:
+	$(GO) run ./bench -docs docs
+
+FOR ?= 1h
+soak:
+	$(GO) run ./bench soak -for $(FOR) -docs docs
 
 # Each fuzz target for a minute.
 fuzz:

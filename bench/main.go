@@ -6,6 +6,8 @@
 // another order each time: what disturbs the machine for a moment disturbs all
 // of them. Figures are medians over the rounds.
 //
+// `bench soak` is one long run instead (`make soak FOR=2h`).
+//
 // As root, with gcc, and Debian's packages of the three other inits.
 package main
 
@@ -50,6 +52,9 @@ func run(args []string) error {
 	if len(args) > 0 && args[0] == stageWord {
 		return stage(args[1:])
 	}
+	if len(args) > 0 && args[0] == "soak" {
+		return runSoak(args[1:])
+	}
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	docs := flags.String("docs", "", "directory whose cost.md is to have the table, beside the picture and the raw figures; empty: print")
 	drainit := flags.String("drainit", "", "the binary; empty: build it")
@@ -88,7 +93,7 @@ func (b *bench) build(drainit string) error {
 	if out, err := exec.Command("gcc", "-O2", "-static", "-o", b.child, "bench/child/child.c").CombinedOutput(); err != nil {
 		return fmt.Errorf("build bench/child: %v\n%s", err, out)
 	}
-	programs := map[string]string{"empty": "./bench/reference/empty", "start": "./bench/reference/start"}
+	programs := map[string]string{"empty": "./bench/reference/empty", "start": "./bench/reference/start", "server": "./bench/reference/server"}
 	if drainit == "" {
 		drainit = filepath.Join(b.dir, "drainit")
 		programs["drainit"] = "."
