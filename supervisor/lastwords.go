@@ -44,7 +44,9 @@ func (l *loop) record(now time.Time) record {
 		signal:   l.stopSignal(),
 		atSignal: l.clients.atSignal,
 		reaped:   l.reaped,
-		oomKills: l.child.oom.rise(),
+	}
+	if l.stop.begun() || r.child.exit.Code() != 0 { // else there is nothing to explain
+		r.oomKills = l.child.oom.rise()
 	}
 	if l.stop.gaveUp {
 		r.alive, _ = l.System.Others()
