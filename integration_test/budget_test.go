@@ -3,6 +3,7 @@ package integration_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -14,7 +15,7 @@ import (
 )
 
 func TestTheBinaryIsSmall(t *testing.T) {
-	const most = 7_000_000
+	const most = 4_200_000
 	info, err := os.Stat(drainit)
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +77,69 @@ func TestAThousandProbesCostLittleMemory(t *testing.T) {
 		}
 	}
 	t.Errorf("%s; want at most %d and %d", strings.Join(found, "; "), mostKB, mostAnonymousKB)
+}
+
+func TestSignalsLeaveNoMemoryBehind(t *testing.T) {
+	const mostKB, tries = 200, 3
+	var found []int
+	for range tries {
+		p := start(t, setup{}, "--", testchild, "signals")
+		p.says("ready")
+		status := fmt.Sprintf("/proc/%d/status", p.pid)
+		first := 0
+		for n := range 301 {
+			p.signal(unix.SIGUSR1)
+			eventually(t, "the child gets SIGUSR1", func() bool { return strings.Count(p.out.String(), "got 10\n") > n })
+			if n == 0 {
+				first = statusField(t, status, "RssAnon")
+			}
+		}
+		grown := statusField(t, status, "RssAnon") - first
+		p.kill()
+		if found = append(found, grown); grown <= mostKB {
+			return // a thread that the runtime made meanwhile would be the difference
+		}
+	}
+	t.Errorf("anonymous memory grew by %v kB in 300 signals, want at most %d", found, mostKB)
+}
+
+func TestThreads(t *testing.T) {
+	const most = 12
+	env, url := healthPort(t)
+	p := start(t, setup{env: []string{env}}, "--", testchild, "signals")
+	p.says("ready")
+	for range 100 {
+		answers(t, url+"/readyz", 200)
+		p.signal(unix.SIGUSR1)
+	}
+	if n := statusField(t, fmt.Sprintf("/proc/%d/status", p.pid), "Threads"); n > most {
+		t.Errorf("%d threads, want at most %d", n, most)
+	}
+}
+
+// TestSystemCallsOfAStart counts those that do not depend on how threads happen
+// to be scheduled. Most are the Go runtime's: a handler for each signal.
+func TestSystemCallsOfAStart(t *testing.T) {
+	const most = 600
+	strace := program(t, "/usr/bin/strace", "strace")
+	c := exec.Command(strace, "-f", "-c", "-qq", drainit, "--", "/bin/true")
+	c.Env = environment(nil)
+	out, err := c.CombinedOutput()
+	if err != nil {
+		missing(t, false, "strace: %v\n%s", err, out)
+	}
+	sum := 0
+	for _, m := range regexp.MustCompile(`(?m)^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$`).FindAllSubmatch(out, -1) {
+		n, _ := strconv.Atoi(string(m[1]))
+		switch string(m[2]) {
+		case "futex", "nanosleep", "sched_yield", "epoll_pwait", "tgkill", "rt_sigreturn", "getpid", "total":
+		default:
+			sum += n
+		}
+	}
+	if t.Logf("%d system calls", sum); sum < 100 || sum > most {
+		t.Errorf("%d system calls, want at most %d\n%s", sum, most, out)
+	}
 }
 
 // switches sums the context switches of every thread.
