@@ -21,6 +21,7 @@ type scenario struct {
 	kind   string // too early, too late, stays
 	server func(w *world) []string
 	env    []string      // of drainit, without the prefix, and of the server
+	newer  []string      // of a drainit that is newer than the one before
 	denied bool          // netlink is
 	tls    bool          // clients speak TLS
 	trip   time.Duration // the round trip; 0: as fast as the kernel

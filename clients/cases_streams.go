@@ -6,7 +6,9 @@ import "time"
 
 var streamCases = []scenario{
 	pausing("3 s between tokens", 3*time.Second, plain), pausing("8 s between tokens", 8*time.Second, plain),
-	pausing("12 s between tokens", 12*time.Second, plain),
+	longPauses("12 s between tokens", nil,
+		want{physics: "physics: longer pauses than 10 s look like the end, unless DRAINIT_STREAM_PAUSE says otherwise", by: soon}),
+	longPauses("12 s between tokens, DRAINIT_STREAM_PAUSE=15s", []string{"STREAM_PAUSE=15s"}, want{lossless: true}),
 	pausing("3 s between tokens, node", 3*time.Second, node),
 	{
 		name: "a stream without end, a heartbeat each 5 s",
@@ -51,6 +53,13 @@ func pausing(name string, pause time.Duration, server func(*world) []string) sce
 		traffic: func(w *world) { w.tokens(pause, 20*time.Second) },
 		rows:    lossless("idle"),
 	}
+}
+
+// longPauses is the same with pauses of 12 s.
+func longPauses(name string, newer []string, w want) scenario {
+	s := pausing(name, 12*time.Second, plain)
+	s.newer, s.rows = newer, each(w, []string{"idle"})
+	return s
 }
 
 func (w *world) tokens(pause, length time.Duration) {

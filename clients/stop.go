@@ -212,7 +212,11 @@ func (w *world) environment() []string {
 	if w.Budget == fullBudget && !w.scenario.unwindowed {
 		env = append(env, "DRAINIT_DRAIN_WINDOW=5s")
 	}
-	for _, e := range w.scenario.env {
+	settings := w.scenario.env
+	if w.Subject.Label != "before" {
+		settings = slices.Concat(settings, w.scenario.newer)
+	}
+	for _, e := range settings {
 		env = append(env, "DRAINIT_"+e)
 	}
 	return env
