@@ -21,33 +21,35 @@ var (
 // effort is how much a run does: restarts of each cell.
 type effort struct {
 	headline int // with every way
+	python   int // the same for FastAPI, whose start costs a second of CPU
 	drainit  int // of other cells, under drainit
 	others   int // and under something else
 	limit    time.Duration
 }
 
-var full = effort{headline: 30, drainit: 6, others: 3, limit: 10 * time.Minute}
+var full = effort{headline: 30, python: 12, drainit: 6, others: 3, limit: 10 * time.Minute}
 
-// cells are all of a full run, the long ones first.
+// cells are all of a full run. Those that take longest come first, and last the
+// ones that would be missed least, should there not be enough time.
 func (e effort) cells() (all []cell) {
-	for _, w := range slices.Backward(ways) {
-		for _, s := range servers[:3] {
+	for _, s := range []server{servers[0], plainGo, servers[1]} {
+		for _, w := range slices.Backward(ways) {
 			if s.tried(w) {
 				all = append(all, e.split(s, w)...)
 			}
 		}
 	}
-	for _, p := range slices.Backward(balancers) {
-		for _, w := range []string{"drainit idle", "drainit quiet", "sleep 15", "sleep 5", "tini"} {
-			all = append(all, e.cell(plainGo, wayNamed(w), p))
+	for _, s := range servers[3:] {
+		for _, w := range []string{"drainit " + s.until, "sleep 5", "tini"} {
+			all = append(all, e.cell(s, wayNamed(w), s.plan()))
 		}
 	}
 	for _, w := range []string{"drainit idle", "sleep 5", "tini"} {
 		all = append(all, e.cell(channels, wayNamed(w), plan{"follow", 2 * time.Second}))
 	}
-	for _, s := range servers[3:] {
-		for _, w := range []string{"drainit " + s.until, "sleep 5", "tini"} {
-			all = append(all, e.cell(s, wayNamed(w), s.plan()))
+	for _, p := range slices.Backward(balancers) {
+		for _, w := range []string{"drainit idle", "drainit quiet", "sleep 15", "sleep 5", "tini"} {
+			all = append(all, e.cell(plainGo, wayNamed(w), p))
 		}
 	}
 	return all
@@ -64,7 +66,10 @@ func (e effort) cell(s server, w way, p plan) cell {
 // split divides the restarts of a headline cell whose stops take long between
 // several sites, which run at the same time.
 func (e effort) split(s server, w way) (parts []cell) {
-	n := 1
+	restarts, n := e.headline, 1
+	if s.name == servers[1].name {
+		restarts = e.python
+	}
 	switch {
 	case w.until == "closed":
 		n = 3
@@ -72,7 +77,7 @@ func (e effort) split(s server, w way) (parts []cell) {
 		n = 2
 	}
 	for range n {
-		parts = append(parts, cell{server: s, way: w, plan: headline, restarts: e.headline / n, limit: e.limit})
+		parts = append(parts, cell{server: s, way: w, plan: headline, restarts: restarts / n, limit: e.limit})
 	}
 	return parts
 }
