@@ -1,6 +1,8 @@
 package integration_test
 
 import (
+	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -176,4 +178,28 @@ sys.exit(6)
 	p.says("got 1")
 	p.signal(unix.SIGTERM)
 	p.exits(6)
+}
+
+func TestACommandThatWasEnteredIsNotToldToStop(t *testing.T) {
+	t.Parallel()
+	nsenter := program(t, "/usr/bin/nsenter", "util-linux")
+	if unix.Getuid() != 0 {
+		t.Skip("needs root, to enter the PID namespace")
+	}
+	p := start(t, setup{env: []string{"GRACE_PERIOD=60s", "DRAIN_WINDOW=300ms"}},
+		behindAScript(testchild+" signals -exit 15:0 -after 2s")...)
+	p.says("ready")
+	entered := exec.Command(nsenter, "-t", fmt.Sprint(p.child()), "-p", testchild, "signals", "-exit", "15:0")
+	out := newLines()
+	entered.Stdout = out
+	if err := entered.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { entered.Process.Kill(); entered.Wait() })
+	out.wait(t, "ready")
+	p.signal(unix.SIGTERM)
+	p.exits(143)
+	if n := out.count("got 15"); n != 0 {
+		t.Errorf("a command entered with nsenter got SIGTERM: %s", out)
+	}
 }

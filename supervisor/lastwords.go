@@ -210,7 +210,7 @@ func (r *record) orphanLimit() string {
 // hints says what usually causes such an end, and what to do about it.
 func (r *record) hints() string {
 	switch {
-	case r.stop.late && r.cut():
+	case r.stop.late:
 		return "; drainit was held up (paused, or without CPU time) and sent the signal late"
 	case r.stop.err != nil:
 		return "; " + deniedHint

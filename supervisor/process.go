@@ -197,30 +197,51 @@ func (p *Process) explainDenied(err error) error {
 }
 
 // SignalOthers sends sig to every process that is left, or only to those
-// outside the child's process group. As PID 1 "every" is everything in the PID
-// namespace but drainit itself, in one call that no fork can slip through.
-// Otherwise it is drainit's own descendants and never another process; a fork
-// that slips through there is signalled when its parent's exit hands it to the
-// subreaper.
+// outside the child's process group: to drainit's own descendants, and so never
+// to a command that was started with `docker exec` or `kubectl exec`. SIGKILL as
+// PID 1 is for everything in the PID namespace, in one call that no fork can slip
+// through.
 func (p *Process) SignalOthers(sig unix.Signal, outsideGroup bool) {
-	if p.init && !outsideGroup {
+	if p.init && sig == unix.SIGKILL {
 		unix.Kill(-1, sig)
 		return
 	}
-	found, err := proc.Descendants(os.Getpid())
-	if err != nil {
-		// /proc is hidden: the child's group is what is known.
-		if !outsideGroup {
-			unix.Kill(-p.first, sig)
+	signalled := make(map[int]bool)
+	for range 3 { // what is forked while the list is read is in the next one
+		found, err := proc.Descendants(os.Getpid())
+		if err != nil {
+			p.signalUnlisted(sig, outsideGroup)
+			return
 		}
-		return
-	}
-	for _, d := range found {
-		if group, err := unix.Getpgid(d.PID); outsideGroup && err == nil && group == p.first {
-			continue
+		again := false
+		for _, d := range found {
+			if signalled[d.PID] || outsideGroup && p.inGroup(d.PID) {
+				continue
+			}
+			unix.Kill(d.PID, sig)
+			signalled[d.PID], again = true, true
 		}
-		unix.Kill(d.PID, sig)
+		if !again {
+			return
+		}
 	}
+}
+
+// signalUnlisted is SignalOthers where /proc is hidden.
+func (p *Process) signalUnlisted(sig unix.Signal, outsideGroup bool) {
+	switch {
+	case outsideGroup: // that can't be told: most servers would take it twice
+	case p.init:
+		unix.Kill(-1, sig)
+	default:
+		unix.Kill(-p.first, sig)
+	}
+}
+
+// inGroup reports whether a process is in the child's process group.
+func (p *Process) inGroup(pid int) bool {
+	group, err := unix.Getpgid(pid)
+	return err == nil && group == p.first
 }
 
 // Others returns the living processes that descend from drainit. The error is

@@ -124,7 +124,7 @@ func (l *loop) forward(why string) {
 // logForwarded reports the forwarding, and what it may have cut short.
 func (l *loop) logForwarded(now time.Time) {
 	if l.stop.late {
-		l.Log.Warn("drainit was held up (paused, or without CPU time): the stop signal is late",
+		l.Log.Warn("held up (paused, or without CPU time): the stop signal is late",
 			"late", round(now.Sub(l.forwardBy())))
 	}
 	attrs := []any{"signal", SignalName(l.stopSignal()), "why", l.stop.why, "after", round(now.Sub(l.stop.at))}
