@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/drainit/drainit/sockets"
 	"github.com/drainit/drainit/supervisor"
 	"github.com/kelseyhightower/envconfig"
 	"golang.org/x/sys/unix"
@@ -43,11 +45,16 @@ type Config struct {
 	ReadyCheck     readyCheck   `envconfig:"DRAINIT_READY_CHECK" default:"listen"`
 	ReadyInterval  duration     `envconfig:"DRAINIT_READY_INTERVAL" default:"1s"`
 	ReadyTimeout   duration     `envconfig:"DRAINIT_READY_TIMEOUT" default:"1s"`
+	LiveCheck      liveCheck    `envconfig:"DRAINIT_LIVE_CHECK"`
+	LiveInterval   duration     `envconfig:"DRAINIT_LIVE_INTERVAL" default:"10s"`
+	LiveTimeout    duration     `envconfig:"DRAINIT_LIVE_TIMEOUT" default:"1s"`
+	LiveFailures   count        `envconfig:"DRAINIT_LIVE_FAILURES" default:"3"`
 	Watchdog       duration     `envconfig:"DRAINIT_WATCHDOG" default:"0s"`
 	Ports          portList     `envconfig:"DRAINIT_PORTS" default:"auto"`
 	LogFormat      logFormat    `envconfig:"DRAINIT_LOG_FORMAT" default:"text"`
 	LogLevel       logLevel     `envconfig:"DRAINIT_LOG_LEVEL" default:"info"`
 	TerminationLog optionalPath `envconfig:"DRAINIT_TERMINATION_LOG" default:"/dev/termination-log"`
+	Bypass         toggle       `envconfig:"DRAINIT_BYPASS" default:"0"`
 }
 
 // configError is a problem with the value of one variable.
@@ -170,11 +177,14 @@ func (c *Config) checkPorts() (errs []*configError) {
 	if c.HealthAddr.off() {
 		return nil
 	}
-	if c.HealthAddr.reachedBy(c.ReadyCheck.url) {
-		errs = append(errs, wrong("READY_CHECK", &c.ReadyCheck,
-			"that is drainit's own port (DRAINIT_HEALTH_ADDR)",
-			"name the server's, or move DRAINIT_HEALTH_ADDR: each needs a port of its own"))
+	own := func(name string, f field, u *url.URL) {
+		if c.HealthAddr.reachedBy(u) {
+			errs = append(errs, wrong(name, f, "that is drainit's own port (DRAINIT_HEALTH_ADDR)",
+				"name the server's, or move DRAINIT_HEALTH_ADDR: each needs a port of its own"))
+		}
 	}
+	own("READY_CHECK", &c.ReadyCheck, c.ReadyCheck.url)
+	own("LIVE_CHECK", &c.LiveCheck, c.LiveCheck.url)
 	if slices.Contains(c.Ports.ports, c.HealthAddr.port) {
 		errs = append(errs, wrong("PORTS", &c.Ports,
 			c.HealthAddr.portText()+" is drainit's own (DRAINIT_HEALTH_ADDR)",
@@ -224,11 +234,16 @@ func (c *Config) checkTimes() (errs []*configError) {
 	add := func(name string, f field, msg, hint string) {
 		errs = append(errs, wrong(name, f, msg, hint))
 	}
-	if c.ReadyInterval.Duration < 10*time.Millisecond {
-		add("READY_INTERVAL", &c.ReadyInterval, "too short", "write 10ms or more, 1s for one")
+	checks := map[string]*duration{
+		"READY_INTERVAL": &c.ReadyInterval,
+		"READY_TIMEOUT":  &c.ReadyTimeout,
+		"LIVE_INTERVAL":  &c.LiveInterval,
+		"LIVE_TIMEOUT":   &c.LiveTimeout,
 	}
-	if c.ReadyTimeout.Duration < 10*time.Millisecond {
-		add("READY_TIMEOUT", &c.ReadyTimeout, "too short", "write 10ms or more, 1s for one")
+	for name, d := range checks {
+		if d.Duration < 10*time.Millisecond {
+			add(name, d, "too short", "write 10ms or more, 1s for one")
+		}
 	}
 	if c.Watchdog.Duration != 0 && c.Watchdog.Duration < 100*time.Millisecond {
 		add("WATCHDOG", &c.Watchdog, "too short", "write 100ms or more, or 0 for none")
@@ -290,8 +305,28 @@ func (c *Config) suggestBudget() string {
 	return hint
 }
 
+// bypassed returns the policy of a plain init: it forwards the stop signal at
+// once, kills nothing, and ends with the child. What the configuration says of
+// signals and codes stays.
+func bypassed(p supervisor.Policy) supervisor.Policy {
+	p.Timeline = supervisor.Timeline{Grace: maxDuration, OrphanGraceSet: true}
+	p.Until = sockets.Window
+	p.DrainSignal = 0
+	p.NotifyReady = false
+	p.Watchdog = 0
+	return p
+}
+
 // policy returns what the configuration says about a run.
 func (c *Config) policy() supervisor.Policy {
+	if c.Bypass.on {
+		return bypassed(c.configured())
+	}
+	return c.configured()
+}
+
+// configured returns the policy without a bypass.
+func (c *Config) configured() supervisor.Policy {
 	return supervisor.Policy{
 		Timeline: supervisor.Timeline{
 			Grace:          c.GracePeriod.Duration,

@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -142,8 +143,9 @@ func (r *runner) listen() error {
 // An abstract name is not: Ruby's (Puma, Sidekiq) takes it for a file and fails
 // at boot, so it is the fallback only when the user asked for the protocol.
 func (r *runner) listenNotify() (err error) {
-	required := r.config.ReadyCheck.kind == checkNotify
-	watchdog := r.config.Watchdog.Duration > 0
+	policy := r.config.policy()
+	required := policy.NotifyReady
+	watchdog := policy.Watchdog > 0
 	if !required && !watchdog && os.Getenv("NOTIFY_SOCKET") == "" {
 		return nil
 	}
@@ -182,6 +184,7 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 		return failExec(r.stderr, terminationLog, command[0], err)
 	}
 	closeInherited()
+	r.logStart(command[0], child.PID())
 
 	inputs := supervisor.Inputs{Signals: signals, Children: children}
 	checking, stopChecking := context.WithCancel(context.Background())
@@ -198,6 +201,28 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 	return outcome.Code
 }
 
+// logStart logs what was started, where its readiness is served, and the
+// timeline in short. The command's arguments may hold secrets.
+func (r *runner) logStart(command string, pid int) {
+	c := &r.config
+	v, _ := buildVersion()
+	attrs := []any{"version", v, "command", command, "pid", pid, "health", c.HealthAddr.set}
+	if c.Bypass.on {
+		r.log.Warn("bypassed: forwards the stop signal at once and does not check readiness; "+
+			"unset DRAINIT_BYPASS to drain again", attrs...)
+		return
+	}
+	p := c.policy()
+	r.log.Info("started", append(attrs,
+		"readiness", c.ReadyCheck.set,
+		"budget", p.Timeline.Grace,
+		"budget_from", c.budgetSource(),
+		"forward_after", p.Timeline.Window,
+		"until", string(p.Until),
+		"forward_by", p.Timeline.ForwardAfter(),
+		"kill_after", p.Timeline.KillAfter())...)
+}
+
 // startInputs starts what feeds the loop: the readiness check, which ends with
 // checking, the notify socket, and the HTTP server.
 func (r *runner) startInputs(checking context.Context, in *supervisor.Inputs) {
@@ -208,6 +233,11 @@ func (r *runner) startInputs(checking context.Context, in *supervisor.Inputs) {
 	in.StatusRequests = r.requests
 	r.background("memory", limitMemory)
 	r.background("readiness check", func() { r.watchReadiness(checking, readiness) })
+	if r.config.LiveCheck.url != nil && !r.config.Bypass.on {
+		liveness := make(chan health.Result)
+		in.Liveness = liveness
+		r.background("liveness check", func() { r.watchLiveness(checking, liveness) })
+	}
 	if r.notify != nil {
 		r.background("notify", func() { r.notify.Serve(notifications) })
 	}
@@ -262,7 +292,11 @@ const headStart = 10 * time.Millisecond
 // watchReadiness checks the child's readiness until ctx ends.
 func (r *runner) watchReadiness(ctx context.Context, out chan<- health.Result) {
 	c := &r.config
-	if c.ReadyCheck.kind != checkStarted {
+	kind := c.ReadyCheck.kind
+	if c.Bypass.on {
+		kind = checkStarted
+	}
+	if kind != checkStarted {
 		select {
 		case <-time.After(headStart):
 		case <-ctx.Done():
@@ -273,7 +307,7 @@ func (r *runner) watchReadiness(ctx context.Context, out chan<- health.Result) {
 	timeout := c.ReadyTimeout.Duration
 	var check health.Check
 	var hint string
-	switch c.ReadyCheck.kind {
+	switch kind {
 	case checkNotify:
 		return // the child reports it
 	case checkStarted:
@@ -283,15 +317,30 @@ func (r *runner) watchReadiness(ctx context.Context, out chan<- health.Result) {
 		check = health.Listening(r.counter.Listening)
 		interval = 0
 		hint = "; a worker that serves no port wants DRAINIT_READY_CHECK=started"
-	case checkTCP:
-		check = health.TCP(c.ReadyCheck.url.Host, timeout, r.countDial)
-	case checkHTTP:
-		check = health.HTTP(c.ReadyCheck.url, timeout, "drainit-readiness", r.countDial)
+	case checkTCP, checkHTTP:
+		check = r.dialCheck(kind, c.ReadyCheck.url, timeout, "drainit-readiness")
 	}
 	health.Watch(ctx, check, interval, hint, out)
 }
 
-func (r *runner) countDial() { r.dials.Add(1) }
+// dialCheck returns the check of u, a tcp:// or http:// URL.
+func (r *runner) dialCheck(kind checkKind, u *url.URL, timeout time.Duration, agent string) health.Check {
+	countDial := func() { r.dials.Add(1) }
+	if kind == checkTCP {
+		return health.TCP(u.Host, timeout, countDial)
+	}
+	return health.HTTP(u, timeout, agent, countDial)
+}
+
+// watchLiveness checks whether the child is alive until ctx ends.
+func (r *runner) watchLiveness(ctx context.Context, out chan<- health.Result) {
+	c := &r.config
+	health.WatchLiveness(ctx, health.Liveness{
+		Check:    r.dialCheck(c.LiveCheck.kind, c.LiveCheck.url, c.LiveTimeout.Duration, "drainit-liveness"),
+		Interval: c.LiveInterval.Duration,
+		Failures: c.LiveFailures.n,
+	}, out)
+}
 
 // background runs f in a goroutine, and survives its panic. It ends with the
 // program or with what f watches.

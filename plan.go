@@ -34,6 +34,13 @@ func printPlan(args []string) int {
 // to know.
 func (c *Config) plan() []string {
 	p := c.policy()
+	if c.Bypass.on {
+		return []string{
+			"bypassed (DRAINIT_BYPASS): stop signals are forwarded at once, and nothing is killed",
+			"ready as soon as the child is started",
+			"exits with the child, whatever it leaves behind",
+		}
+	}
 	first := p.StopOn[0]
 	lines := []string{"on " + supervisor.SignalName(first)}
 	for _, s := range c.steps(p, first) {
@@ -85,7 +92,7 @@ var conditions = map[sockets.Until]string{
 	sockets.Closed: "no new connection arrives and none is open",
 }
 
-// budgetRemark says where the budget comes from.
+// budgetRemark says where the budget comes from, and what it must agree with.
 func (c *Config) budgetRemark() string {
 	switch budget := c.GracePeriod.Duration; {
 	case c.GracePeriod.given:
@@ -99,6 +106,17 @@ func (c *Config) budgetRemark() string {
 			"kill after 10s; with a longer stop_grace_period or docker stop -t, "+
 			"set DRAINIT_GRACE_PERIOD too", budget)
 	}
+}
+
+// budgetSource says where the budget comes from, in short.
+func (c *Config) budgetSource() string {
+	switch {
+	case c.GracePeriod.given:
+		return "DRAINIT_GRACE_PERIOD"
+	case kubernetes():
+		return "default in Kubernetes"
+	}
+	return "default outside Kubernetes"
 }
 
 // orphanRemark says how long processes have that outlive the child.
@@ -119,6 +137,10 @@ func (c *Config) remarks(t supervisor.Timeline) []string {
 	} else {
 		lines = append(lines, fmt.Sprintf("ready %s; reported at %s/readyz",
 			c.ReadyCheck.condition(), c.HealthAddr))
+	}
+	if u := c.LiveCheck.url; u != nil {
+		lines = append(lines, fmt.Sprintf("not alive (503 at /livez) once %s has not answered %d times in a row, "+
+			"asked every %s, until a stop begins", u, c.LiveFailures.n, c.LiveInterval))
 	}
 	if t.OrphanGrace > 0 {
 		lines = append(lines, orphanRemark(t))

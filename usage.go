@@ -102,12 +102,18 @@ Variables, all beginning with DRAINIT_ (30s, 1m30s, or 30 for seconds):
                              http://host:port/path
   READY_INTERVAL   1s        between tcp:// and http:// checks
   READY_TIMEOUT    1s        for one of them
+  LIVE_CHECK       none      tcp:// or http:// as above: /livez answers 503
+                             while it fails, until a stop begins
+  LIVE_INTERVAL    10s       between two of these checks
+  LIVE_TIMEOUT     1s        for one of them
+  LIVE_FAILURES    3         in a row, before the server is not alive
   WATCHDOG         0s        longest silence between two WATCHDOG=1; 0: none
   PORTS            auto      the server's TCP ports: 8080,8443
   LOG_FORMAT       text      text or json, to stderr
   LOG_LEVEL        info      debug, info, warn or error
   TERMINATION_LOG  /dev/termination-log
                              last words, if the file exists; or off
+  BYPASS           0         1: a plain init that forwards at once
 
 Examples:
   ENTRYPOINT ["/drainit","--"]                       in a Dockerfile
@@ -128,21 +134,30 @@ func help([]string) int {
 // with and for. Go stamps commit and date into a build from a repository, a
 // release's among them; one by `go install …@version` has the version alone.
 func version([]string) int {
-	v, built := "(devel)", ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		if info.Main.Version != "" {
-			v = info.Main.Version
-		}
-		for _, s := range info.Settings {
-			switch s.Key {
-			case "vcs.revision":
-				built += " " + s.Value[:min(12, len(s.Value))]
-			case "vcs.time":
-				built += " " + s.Value[:min(len("2006-01-02"), len(s.Value))]
-			}
-		}
-	}
+	v, built := buildVersion()
 	fmt.Printf("drainit version %s%s %s/%s %s\n",
 		v, built, runtime.GOOS, runtime.GOARCH, runtime.Version())
 	return 0
+}
+
+// buildVersion returns the module's version, and the commit and its date after
+// a blank each.
+func buildVersion() (v, built string) {
+	v = "(devel)"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v, ""
+	}
+	if info.Main.Version != "" {
+		v = info.Main.Version
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			built += " " + s.Value[:min(12, len(s.Value))]
+		case "vcs.time":
+			built += " " + s.Value[:min(len("2006-01-02"), len(s.Value))]
+		}
+	}
+	return v, built
 }

@@ -229,6 +229,59 @@ func (c *readyCheck) Decode(s string) error {
 	return nil
 }
 
+// liveCheck is LIVE_CHECK; without a URL there is none.
+type liveCheck struct {
+	raw
+	kind checkKind
+	url  *url.URL
+}
+
+func (c *liveCheck) Decode(s string) (err error) {
+	if !c.take(&s) {
+		return nil
+	}
+	if c.kind, c.url, err = parseCheckURL(s); err != nil {
+		return c.reject("use tcp://host:port or http://host:port/path", "%v", err)
+	}
+	return nil
+}
+
+// count is a number from 1 on.
+type count struct {
+	raw
+	n int
+}
+
+func (c *count) Decode(s string) error {
+	if !c.take(&s) {
+		return nil
+	}
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return c.reject("write a number from 1 to 65535", "not a number of times")
+	}
+	c.n = int(n)
+	return nil
+}
+
+// toggle is 1 or 0.
+type toggle struct {
+	raw
+	on bool
+}
+
+func (t *toggle) Decode(s string) error {
+	if !t.take(&s) {
+		return nil
+	}
+	on, err := strconv.ParseBool(strings.ToLower(s))
+	if err != nil {
+		return t.reject("use 1 or 0", "not a valid value")
+	}
+	t.on = on
+	return nil
+}
+
 // parseCheckURL reads the URL of a tcp:// or http:// check.
 func parseCheckURL(s string) (checkKind, *url.URL, error) {
 	u, err := url.Parse(s)

@@ -44,7 +44,7 @@ func TestNotifyReadinessComesAndGoes(t *testing.T) {
 
 func TestNotifyIsHeardWhateverTheCheckIs(t *testing.T) {
 	t.Parallel()
-	w := runs["as PID 1"](t, []string{"READY_CHECK=http://127.0.0.1:PORT/", "READY_INTERVAL=20ms"}, "code 500", "listen 127.0.0.1:PORT")
+	w := runs["as PID 1"](t, []string{"READY_CHECK=http://127.0.0.1:PORT/", "READY_INTERVAL=20ms", "WATCHDOG=1h"}, "code 500", "listen 127.0.0.1:PORT")
 	w.becomes(503, ": 500")
 	w.notify("READY=1") // READY_CHECK decides, not this
 	w.notify("STATUS=said so")
@@ -62,7 +62,7 @@ func TestNotifyIsHeardWhateverTheCheckIs(t *testing.T) {
 
 func TestExtendTimeoutPutsTheForwardingOff(t *testing.T) {
 	t.Parallel()
-	w := work(t, setup{env: []string{"GRACE_PERIOD=30s", "DRAIN_WINDOW=500ms"}}, "onterm 3")
+	w := work(t, setup{env: []string{"GRACE_PERIOD=30s", "DRAIN_WINDOW=500ms", "WATCHDOG=1h"}}, "onterm 3")
 	w.becomes(200, "")
 	asked := w.deliver(term)
 	w.logs("stop asked for")
@@ -78,7 +78,7 @@ func TestExtendTimeoutPutsTheForwardingOff(t *testing.T) {
 func TestExtendTimeoutNeverMovesTheDeadline(t *testing.T) {
 	t.Parallel()
 	// forward_by is 3.5 s, kill_at 4.5 s.
-	w := work(t, setup{env: []string{"GRACE_PERIOD=5s", "DRAIN_WINDOW=500ms", "STOP_RESERVE=1s", "KILL_MARGIN=500ms"}}, "onterm -1")
+	w := work(t, setup{env: []string{"GRACE_PERIOD=5s", "DRAIN_WINDOW=500ms", "STOP_RESERVE=1s", "KILL_MARGIN=500ms", "WATCHDOG=1h"}}, "onterm -1")
 	w.becomes(200, "")
 	w.deliver(term)
 	w.logs("stop asked for")
@@ -172,7 +172,7 @@ func TestAnInheritedWatchdogIsTheChilds(t *testing.T) {
 
 func TestMalformedDatagramsCostNothingButThemselves(t *testing.T) {
 	t.Parallel()
-	w := work(t, setup{env: []string{"READY_CHECK=notify", "WATCHDOG=1h"}})
+	w := work(t, setup{env: []string{"READY_CHECK=notify", "WATCHDOG=1h", "LOG_LEVEL=warn"}})
 	bad := []string{
 		"READY=0", "READY=yes", "WATCHDOG=2", "EXTEND_TIMEOUT_USEC=-1", "EXTEND_TIMEOUT_USEC=99999999999999999999999",
 		"WATCHDOG_USEC=1s", "MAINPID=-7", "MAINPID=0", "STOPPING=", "RELOADING=true",
@@ -208,7 +208,7 @@ func TestAFloodNeverDelaysASignal(t *testing.T) {
 	}
 	for name, datagram := range kinds {
 		t.Run(name, func(t *testing.T) {
-			w := work(t, setup{env: []string{"GRACE_PERIOD=60s", "DRAIN_WINDOW=1s"}}, "onterm -1")
+			w := work(t, setup{env: []string{"GRACE_PERIOD=60s", "DRAIN_WINDOW=1s", "WATCHDOG=1h"}}, "onterm -1")
 			w.becomes(200, "")
 			began := stamped(t, w.tell("flood "+fmt.Sprint(datagrams)+" "+strconv.Quote(datagram), "flooding")+" "+fmt.Sprint(time.Now().UnixNano()))
 			eventually(t, "the flood has arrived", func() bool { return w.status().Text == "flood" })
@@ -345,7 +345,7 @@ func TestWhatDockerExecStartsIsHeard(t *testing.T) {
 
 func TestTheNotifySocketIsRemoved(t *testing.T) {
 	t.Parallel()
-	w := work(t, setup{})
+	w := work(t, setup{env: []string{"WATCHDOG=1h"}})
 	_, env := w.childEnv()
 	path := env["NOTIFY_SOCKET"]
 	if info, err := os.Stat(path); err != nil || info.Mode().Type() != os.ModeSocket {
@@ -433,7 +433,7 @@ func TestAnUpstreamThatDoesNotReadOrIsNotThere(t *testing.T) {
 			w.becomes(200, "")
 			w.deliver(term)
 			w.exits(7)
-			told := w.err.count("can't tell NOTIFY_SOCKET of readiness")
+			told := w.err.count("can't report readiness to NOTIFY_SOCKET")
 			if wrong := name == "nonsense" || name == "too long"; wrong != (told == 1) {
 				t.Errorf("%d complaints: %s", told, w.err)
 			}

@@ -91,7 +91,7 @@ func TestOnATerminalAsPID1(t *testing.T) {
 	t.Run("the child is in the foreground, in a group of its own", func(t *testing.T) {
 		t.Parallel()
 		term := openTerminal(t)
-		p := start(t, setup{term: term}, "--", testchild, "report")
+		p := start(t, setup{term: term, env: []string{"LOG_LEVEL=warn"}}, "--", testchild, "report")
 		p.exits(0)
 		if r := parseReport(t, p.out.String()); r.PGRP != r.PID || r.Foreground != r.PID || r.SID != 1 {
 			t.Errorf("pid %d, group %d, foreground %d, session %d", r.PID, r.PGRP, r.Foreground, r.SID)
