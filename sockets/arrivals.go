@@ -96,7 +96,10 @@ func (t *times) add(at time.Duration) {
 // is known about it. inside reports that its other end is in this network
 // namespace, whose other listeners are all the child's.
 func (a *arrivals) add(c class, at time.Duration, inside bool) {
-	probe, recognised := a.probes.arrival(c, at)
+	var probe, recognised bool
+	if c != (class{}) {
+		probe, recognised = a.probes.arrival(c, at)
+	}
 	if probe {
 		return
 	}

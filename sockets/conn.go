@@ -46,6 +46,7 @@ type connState struct {
 	frozen              bool  // the last bytes were a control frame: the order before them counts
 	multiplexed, realIn bool
 	born                bool // it was not there at t0
+	session             bool // the server has sent something unasked, or a WebSocket's ping
 	smallAnswers        bool // small answers have been final
 	frame               bool // they had the size of a control frame
 	spoke               bool // the last bytes received were more than a handshake ends with
@@ -150,7 +151,7 @@ func (c *connState) ping(in, out uint64) {
 	c.frozen, c.pushed = true, 0
 	if in == out {
 		c.multiplexed = c.multiplexed || isControl(in)
-	} else if c.unsettled() {
+	} else if c.session = true; c.unsettled() {
 		c.busy = false // what was taken for a request was a pong
 	}
 }
@@ -164,6 +165,8 @@ func (c *connState) sending(s *socket, out uint64, now time.Duration) {
 	} else if out <= pingMost {
 		c.pushed = uint32(out)
 	}
+	paused := now-s.sentAgo-c.lastReal >= streamFor
+	c.session = c.session || !c.busy && paused
 	c.answer += out
 	if out < pieceMost {
 		c.pieces = min(c.pieces+1, streamPieces)

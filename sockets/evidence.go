@@ -82,8 +82,9 @@ const (
 	// An open connection stops counting for `closed` when it has been silent for
 	// this long: a pool's, a browser's.
 	closedIdle = time.Minute
-	// One that carries requests and answers does so earlier: 20 s is what an
-	// idle WebSocket needs between pings, a balancer's pool needs none.
+	// One that has carried requests and answers since t0, and nothing that the
+	// server sent unasked, does so earlier, and as soon as it is answered once
+	// the patience has ended: a balancer's pool, a scraper's.
 	closedAnswered = 10 * time.Second
 )
 

@@ -121,7 +121,7 @@ func (j *judge) look(s *socket, c *connState, known bool, now time.Duration) (wo
 		j.rules.learn(s, false)
 	}
 	j.count(s, held)
-	j.countOpen(s, c, held)
+	j.countOpen(s, c, held, now)
 	return work
 }
 
@@ -181,9 +181,13 @@ func (j *judge) count(s *socket, held claim) {
 
 // countOpen enters an open connection among those that hold `closed`: not a
 // stale one, nor one that is idle, as a pool's, a scraper's or a browser's.
-func (j *judge) countOpen(s *socket, c *connState, held claim) {
+func (j *judge) countOpen(s *socket, c *connState, held claim, now time.Duration) {
 	idle := j.closedIdle
-	if c.asks > 0 || s.dataIn > 1 && answeredByCounts(s) {
+	switch {
+	case c.session: // the server speaks unasked
+	case c.asks > 0 && now >= patience:
+		idle = min(idle, streamFor)
+	case c.asks > 0 || s.dataIn > 1 && answeredByCounts(s):
 		idle = min(idle, closedAnswered)
 	}
 	if held.evidence == None && s.info && min(s.recvAgo, s.sentAgo) >= idle {

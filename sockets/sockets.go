@@ -268,6 +268,8 @@ type view struct {
 	nl  *netlink
 	buf []byte
 	all []listener
+	// ownQueue is how many connections drainit itself has not accepted yet.
+	ownQueue uint32
 }
 
 func (c *Counter) view() *view { return &view{c: c} }
@@ -327,10 +329,13 @@ func (v *view) queryNetlink(f families, states uint32, port uint16, info bool, v
 
 // listeners returns the child's listeners, and whether there are others.
 func (v *view) listeners() (mine []listener, foreign bool, err error) {
-	v.all = v.all[:0]
+	v.all, v.ownQueue = v.all[:0], 0
 	err = v.forEachSocket(bothFamilies, maskListen, 0, false, func(s *socket) {
 		if v.c.options.OwnPort != 0 && s.local == v.c.options.OwnPort && !v.c.owner.asked && s.cgroup != 0 {
 			v.c.owner.cgroup, v.c.owner.asked = s.cgroup, true
+		}
+		if v.c.options.OwnPort != 0 && s.local == v.c.options.OwnPort {
+			v.ownQueue += s.rqueue
 		}
 		v.all = append(v.all, listener{s.family, s.local, s.rqueue, s.inode, s.cgroup})
 	})

@@ -177,12 +177,15 @@ func (w *watch) poll() Verdict {
 
 // pollTables makes one complete poll, or fails.
 func (w *watch) pollTables(began time.Duration) (queued int, err error) {
-	own := w.c.own()
 	opens, buf, opensErr := w.c.opens(w.c.snmp)
 	w.c.snmp = buf
 	if queued, err = w.pollListeners(); err != nil {
 		return 0, err
 	}
+	// Read after PassiveOpens, and with those that drainit has not accepted yet:
+	// a probe of drainit itself must not pass for a client. One too many is
+	// counted at the next poll.
+	own := w.c.own() + uint64(w.view.ownQueue)
 	w.judge.begin()
 	if len(w.ports) == 0 {
 		w.started = true
@@ -201,15 +204,24 @@ func (w *watch) pollTables(began time.Duration) (queued int, err error) {
 		return 0, opensErr // short connections would go unseen
 	}
 	if opensErr == nil && (!w.foreign || w.ends == nil) {
-		n := w.opens.excess(opens-min(own, opens), !w.started, w.c.fellBack)
+		n := w.opens.excess(opens-min(own, opens), began, !w.started, w.c.fellBack)
 		for range min(n, keepGaps+1) {
-			w.arrivals.add(class{}, began, false)
+			w.arrivals.add(w.uncounted(), began, false)
 		}
 	} else {
 		w.opens.pending = 0
 	}
 	w.started = true
 	return queued, nil
+}
+
+// uncounted returns the class of arrivals that are only counted. They make no
+// rhythm, unless all are.
+func (w *watch) uncounted() class {
+	if w.c.fellBack {
+		return class{bytes: anyBytes}
+	}
+	return class{}
 }
 
 // pollListeners finds the child's ports, and returns how many connections wait
@@ -366,15 +378,20 @@ type openings struct {
 	seen    uint64 // arrivals seen one by one
 	blamed  uint64 // arrivals only counted
 	pending uint64 // arrivals counted by now, and not seen yet
+	since   time.Duration
 }
 
-// excess returns how many connections were counted before the last poll, and
-// have not been seen since: the announcement of an end comes a little after it.
-// With first set it only starts to count. With all set none was seen one by one,
+// unseenFor is how long an arrival may be counted and not seen: the kernel
+// announces ends from a work queue, and on a machine with a load of 70 drainit
+// accepts its own probes as late.
+const unseenFor = 500 * time.Millisecond
+
+// excess returns how many connections have been counted for a while, and not
+// been seen since. With first set it only starts to count. With all set none was seen one by one,
 // as the keys of /proc/net/tcp do not last.
-func (o *openings) excess(opens uint64, first, all bool) int {
+func (o *openings) excess(opens uint64, now time.Duration, first, all bool) int {
 	if first {
-		o.base, o.seen, o.blamed, o.pending = opens, 0, 0, 0
+		*o = openings{base: opens}
 		return 0
 	}
 	if all {
@@ -382,10 +399,21 @@ func (o *openings) excess(opens uint64, first, all bool) int {
 		o.blamed += n
 		return int(n)
 	}
-	explained := o.base + o.seen + o.blamed
-	now := opens - min(opens, explained)
-	n := min(now, o.pending)
+	if explained := o.base + o.seen + o.blamed; explained > opens {
+		// Some were seen, or turned out to be drainit's own, after all.
+		o.blamed -= min(o.blamed, explained-opens)
+	}
+	unseen := opens - min(opens, o.base+o.seen+o.blamed)
+	if unseen == 0 || o.pending == 0 {
+		o.pending, o.since = unseen, now
+		return 0
+	}
+	n := min(unseen, o.pending)
+	o.pending = n
+	if now-o.since < unseenFor {
+		return 0
+	}
 	o.blamed += n
-	o.pending = now - n
+	o.pending, o.since = unseen-n, now
 	return int(n)
 }
