@@ -32,6 +32,8 @@ type Config struct {
 	GracePeriod    duration     `envconfig:"DRAINIT_GRACE_PERIOD"`
 	DrainWindow    duration     `envconfig:"DRAINIT_DRAIN_WINDOW"`
 	DrainUntil     until        `envconfig:"DRAINIT_DRAIN_UNTIL" default:"window"`
+	StreamPause    duration     `envconfig:"DRAINIT_STREAM_PAUSE" default:"0s"`
+	ClosedIdle     duration     `envconfig:"DRAINIT_CLOSED_IDLE" default:"60s"`
 	StopReserve    duration     `envconfig:"DRAINIT_STOP_RESERVE"`
 	KillMargin     duration     `envconfig:"DRAINIT_KILL_MARGIN"`
 	UnreadyDelay   duration     `envconfig:"DRAINIT_UNREADY_DELAY" default:"0s"`

@@ -118,7 +118,13 @@ func (r *runner) listen() error {
 		}
 		r.server = s
 	}
-	options := sockets.Options{Ports: r.config.Ports.ports, Log: r.log, Dials: r.dials.Load}
+	options := sockets.Options{
+		Ports:       r.config.Ports.ports,
+		StreamPause: r.config.StreamPause.Duration,
+		ClosedIdle:  max(r.config.ClosedIdle.Duration, 1), // 0 is a value here
+		Log:         r.log,
+		Dials:       r.dials.Load,
+	}
 	if r.server != nil {
 		options.OwnPort = r.server.Port()
 		options.OwnAccepts = r.server.Accepted

@@ -85,6 +85,8 @@ Variables, all beginning with DRAINIT_ (30s, 1m30s, or 30 for seconds):
   DRAIN_WINDOW     5s        endpoint propagation: never forward earlier; at
                              most a third of the budget unless set
   DRAIN_UNTIL      window    what else to wait for: window, quiet, idle, closed
+  STREAM_PAUSE     0s        longest pause of a stream, for idle; 0: unknown
+  CLOSED_IDLE      60s       a connection as silent does not count for closed
   STOP_RESERVE     10s       kept for the server after the signal; as above
   KILL_MARGIN      2s        SIGKILL comes this long before the budget ends; at
                              most a tenth of it unless set
