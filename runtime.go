@@ -79,10 +79,11 @@ func nextCollection() <-chan struct{} {
 // another goroutine is ready to run, never returns one, and ends the program if
 // it can't: a server that exhausts the pids limit would end PID 1.
 //
-// Five, because at most five goroutines can block in a system call at once: the
-// loop, the log, the client counter, a readiness check, and the closing of a
-// probe's connection. Package health avoids blocking in all other calls.
-const spareThreads = 5
+// Eight: one for each goroutine that can be in a system call at the same time
+// (the loop, the log, the client counter, the readiness and the liveness check,
+// and the health port, which makes one call at a time), one for the goroutine
+// that runs, and one to spare. TestNoThreadIsCreatedUnderLoad counts them.
+const spareThreads = 8
 
 // reserveThreads has the runtime create them and keep them idle, at some 20 KB
 // each.

@@ -3,6 +3,7 @@ package health
 import (
 	"errors"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,7 +31,8 @@ type poller struct {
 	fd    int
 	file  *os.File // fd's
 	raw   syscall.RawConn
-	armed time.Time // the instant of wakeAt
+	calls sync.Locker // held during each system call
+	armed time.Time   // the instant of wakeAt
 
 	poll   func(fd uintptr) bool // what wait calls, made once
 	events [64]unix.EpollEvent
@@ -38,7 +40,9 @@ type poller struct {
 	err    error
 }
 
-func newPoller() (*poller, error) {
+// newPoller returns a poller. The caller holds calls while it uses anything but
+// wait.
+func newPoller(calls sync.Locker) (*poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -46,13 +50,15 @@ func newPoller() (*poller, error) {
 	unix.SetNonblock(fd, true) // or os.NewFile would not poll it
 	file := os.NewFile(uintptr(fd), "epoll")
 	raw, err := file.SyscallConn()
-	p := &poller{fd: fd, file: file, raw: raw}
+	p := &poller{fd: fd, file: file, raw: raw, calls: calls}
 	p.poll = p.pollOnce
 	return p, err
 }
 
 // pollOnce returns false if no socket is ready.
 func (p *poller) pollOnce(fd uintptr) bool {
+	p.calls.Lock()
+	defer p.calls.Unlock()
 	for p.n, p.err = -1, unix.EINTR; p.err == unix.EINTR; {
 		p.n, p.err = unix.EpollWait(int(fd), p.events[:], 0)
 	}

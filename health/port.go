@@ -164,7 +164,7 @@ func newPort(ln *net.TCPListener) (p *port, err error) {
 	if err = errors.Join(err, dupErr); err != nil {
 		return nil, err
 	}
-	if p.poller, err = newPoller(); err != nil {
+	if p.poller, err = newPoller(&p.mu); err != nil {
 		unix.Close(p.listener)
 		return nil, err
 	}
