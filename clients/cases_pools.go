@@ -21,7 +21,7 @@ var node = program("node", "node.js")
 
 // java answers by threads of its own.
 func java(more ...string) func(*world) []string {
-	return program(append([]string{"java", "-XX:TieredStopAtLevel=1", "Server.java"}, more...)...)
+	return program(append([]string{"java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "Server"}, more...)...)
 }
 
 var poolCases = []scenario{

@@ -89,7 +89,7 @@ func parse() (s settings, err error) {
 	flag.StringVar(&s.before, "before", "", "path of one to measure beside it")
 	match := flag.String("run", "", "only cases whose `name/value` matches")
 	flag.IntVar(&s.rounds, "n", 1, "rounds")
-	flag.IntVar(&s.parallel, "p", 10, "stops at a time: they mostly wait")
+	flag.IntVar(&s.parallel, "p", 12, "stops at a time: they mostly wait")
 	flag.StringVar(&s.out, "out", "", "write the table into this file, and the results beside it")
 	flag.BoolVar(&s.keep, "keep", false, "add to the results that are there")
 	flag.BoolVar(&s.defaults, "default", false, "compare DRAIN_UNTIL=window with no value, at budgets of 10, 30 and 60 s")
@@ -217,7 +217,7 @@ const orderVariable = "CLIENTS_ORDER"
 // elsewhere makes a stop in a process with namespaces of its own: whatever is
 // left of it ends with that process.
 func elsewhere(ctx context.Context, o order) result {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 8*time.Minute)
 	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
@@ -257,22 +257,24 @@ func prepare() (dir string, err error) {
 		err = os.CopyFS(dir, files)
 	}
 	if err == nil {
-		err = certify(dir)
+		err = build(dir)
 	}
 	return dir, err
 }
 
-// certify makes a certificate that nothing checks: PEM, and PKCS 12 for Java.
-func certify(dir string) error {
+// build makes a certificate that nothing checks (PEM, and PKCS 12 for Java), and
+// the Java server.
+func build(dir string) error {
 	for _, args := range [][]string{
-		{"req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+		{"javac", "Server.java"},
+		{"openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
 			"-subj", "/CN=server", "-keyout", "key.pem", "-out", "cert.pem"},
-		{"pkcs12", "-export", "-in", "cert.pem", "-inkey", "key.pem", "-passout", "pass:secret", "-out", "both.p12"},
+		{"openssl", "pkcs12", "-export", "-in", "cert.pem", "-inkey", "key.pem", "-passout", "pass:secret", "-out", "both.p12"},
 	} {
-		cmd := exec.Command("openssl", args...)
+		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("openssl %s: %v: %s", args[0], err, out)
+			return fmt.Errorf("%s: %v: %s", args[0], err, out)
 		}
 	}
 	return nil

@@ -224,7 +224,7 @@ func (w *world) environment() []string {
 
 // ready waits until the server can be used.
 func (w *world) ready(p *process) error {
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		select {
 		case <-p.done:
 			return fmt.Errorf("the server has not started")
@@ -234,7 +234,7 @@ func (w *world) ready(p *process) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the server is not ready after 60 s")
+	return fmt.Errorf("the server is not ready after 3 minutes")
 }
 
 // probe reports whether the readiness probe passes, as the kubelet asks it.
