@@ -56,9 +56,13 @@ func run(args []string) int {
 // supervise runs command to its end.
 func supervise(command []string) int {
 	signals, children := catch.Signals()
+	stderr := newStderr(fdWriter(unix.Stderr))
+	if err := checkLimits(); err != nil {
+		// Without a word in the termination log: to open it takes what is lacking.
+		return failStart(stderr, "", err, codeError)
+	}
 	reserveThreads()
 
-	stderr := newStderr(fdWriter(unix.Stderr))
 	config, err := load()
 	terminationLog := config.TerminationLog.path
 	if err != nil {

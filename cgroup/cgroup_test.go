@@ -66,3 +66,38 @@ func TestOOMKillsHere(t *testing.T) {
 	n, err := OOMKills()
 	t.Logf("%d, %v", n, err)
 }
+
+func TestFreeProcesses(t *testing.T) {
+	const v1Self = "5:pids:/docker/abc\n"
+	const unknown = -1
+	for _, c := range []struct {
+		name         string
+		self, dir    string
+		max, current string
+		want         int
+	}{
+		{"v2 in a container", "0::/\n", "", "10\n", "4\n", 6},
+		{"v2 outside", "0::/x\n", "x", "10\n", "4\n", 6},
+		{"v1 in a container", v1Self, "pids", "80\n", "80\n", 0},
+		{"more than the limit, which was lowered", v1Self, "pids/docker/abc", "8\n", "9\n", 0},
+		{"no limit", "0::/\n", "", "max\n", "4\n", unknown},
+		{"no count", "0::/\n", "", "10\n", "", unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			root := t.TempDir()
+			dir := filepath.Join(root, c.dir)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for name, content := range map[string]string{"pids.max": c.max, "pids.current": c.current} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got, err := freeProcesses(root, c.self)
+			if err != nil && c.want != unknown || err == nil && int(got) != c.want {
+				t.Errorf("got %d, %v; want %d", got, err, c.want)
+			}
+		})
+	}
+}
