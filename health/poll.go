@@ -19,14 +19,15 @@ import (
 //	fatal error: newosproc
 //
 // While a goroutine is in a system call, the runtime may give its processor to
-// another thread, and creates one if none is idle. On a busy machine every call
+// another thread, and creates one if none is idle. On a busy machine any call
 // can be interrupted for that long, blocking or not. With a goroutine for each
-// connection, 60 clients and ten processes waiting for each CPU, dozens of them
+// connection, 60 clients and ten processes waiting for each CPU, many of them
 // were in a call at once; where the server has used up the pids limit, no
 // thread can be created, and PID 1 died in 4 of 4 runs. So the port makes its
-// calls one at a time, under port.mu, and needs no more than one of the threads
-// in reserve (the main package creates those). It also costs no stack, no timer
-// and no os.File for a connection that only waits.
+// calls one at a time, under port.mu, and needs one of the threads that the
+// main package keeps in reserve. TestNoThreadIsCreatedUnderLoad fails
+// otherwise. A connection that only waits costs no stack, no timer and no
+// os.File either.
 type poller struct {
 	fd    int
 	file  *os.File // fd's

@@ -202,6 +202,8 @@ func (p *port) handle(ready []unix.EpollEvent) {
 			p.accept()
 		} else if c := p.open[fd]; c != nil {
 			p.proceed(c)
+		} else {
+			p.poller.watch(fd, e.Events, 0) // or it would be ready for ever
 		}
 	}
 	p.expire()
@@ -299,7 +301,9 @@ func (p *port) expire() {
 	}
 	if !p.resumeAt.IsZero() && !now.Before(p.resumeAt) {
 		p.resumeAt = time.Time{}
-		p.poller.watch(p.listener, 0, unix.EPOLLIN)
+		if p.poller.watch(p.listener, 0, unix.EPOLLIN) != nil {
+			p.resumeAt = now.Add(time.Second)
+		}
 	}
 }
 
@@ -371,12 +375,14 @@ func (p *port) receive(c *conn, b []byte) (n int, ok bool) {
 	return n, true
 }
 
-// watch waits for events on c.
-func (p *port) watch(c *conn, events uint32) {
+// watch waits for events on c. It returns false if that fails and c is closed.
+func (p *port) watch(c *conn, events uint32) bool {
 	if err := p.poller.watch(c.fd, c.watched, events); err != nil {
 		p.drop(c)
+		return false
 	}
 	c.watched = events
+	return true
 }
 
 // read reads c's head, and answers it once it is complete.
@@ -400,8 +406,9 @@ func (p *port) read(c *conn) {
 		if c.state == idle {
 			p.move(c, reading)
 		}
-		p.watch(c, unix.EPOLLIN)
-		p.hold(c, append(c.held, data[len(c.held):]...))
+		if p.watch(c, unix.EPOLLIN) {
+			p.hold(c, append(c.held, data[len(c.held):]...))
+		}
 	}
 }
 
@@ -420,7 +427,9 @@ func (p *port) answer(c *conn, head []byte, more bool) {
 		return
 	}
 	p.move(c, waiting)
-	p.watch(c, 0)
+	if !p.watch(c, 0) {
+		return
+	}
 	p.wanting = append(p.wanting, waiter{c, c.serial})
 	if !p.busy {
 		p.busy = true
@@ -452,6 +461,9 @@ func (p *port) reportTo(batch []waiter) {
 	answer := p.handler.report()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
 	for _, w := range batch {
 		if c := w.c; c.serial == w.serial {
 			p.respond(c, answer(c.request), c.unread)
@@ -477,8 +489,9 @@ func (p *port) write(c *conn, out []byte) {
 			if c.state != writing {
 				p.move(c, writing)
 			}
-			p.watch(c, unix.EPOLLOUT)
-			p.hold(c, out)
+			if p.watch(c, unix.EPOLLOUT) {
+				p.hold(c, out)
+			}
 			return
 		case err != nil && err != unix.EINTR:
 			p.drop(c)
@@ -520,9 +533,8 @@ func (p *port) close() error {
 	}
 	p.ended = true
 	for _, c := range p.open {
-		unix.Close(c.fd)
+		p.drop(c)
 	}
-	clear(p.open)
 	return errors.Join(p.poller.close(), unix.Close(p.listener))
 }
 

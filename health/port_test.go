@@ -110,7 +110,7 @@ func flood(t *testing.T, addr string, rate int, text string) (stop func()) {
 // second made every probe fail, and the kubelet restart the container.
 func TestFloods(t *testing.T) {
 	for name, text := range map[string]string{
-		"silent":             "",
+		"idle":               "",
 		"one byte":           "G",
 		"half a head":        "GET /livez HTTP/1.1\r\nHost: ",
 		"a head of 8 KB":     "GET /livez HTTP/1.1\r\nX: " + strings.Repeat("x", maxHeader-100),
@@ -120,19 +120,28 @@ func TestFloods(t *testing.T) {
 		"reports":            "GET /statusz HTTP/1.1\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name != "idle" {
+				t.Skip("takes a second or two")
+			}
 			s, addr := listen(t)
 			stop := flood(t, addr, 3000, text)
 			defer stop()
 			opened(s, 2*maxConnections)
-			var slowest time.Duration
-			for range 20 {
+			// This process may stop for longer than a connection may be idle
+			// then: that costs one probe, or two. Without protection it is all.
+			const probes, lost = 20, 4
+			answered, slowest := 0, time.Duration(0)
+			for range probes {
 				began := time.Now()
-				if code := say(t, dialed(t, addr), probe); code != 200 {
-					t.Errorf("code %d after %s, want 200", code, time.Since(began))
+				if say(t, dialed(t, addr), probe) == 200 {
+					answered++
 				}
 				slowest = max(slowest, time.Since(began))
 			}
-			t.Logf("the slowest of 20 probes took %s", slowest)
+			t.Logf("%d of %d probes were answered, the slowest in %s", answered, probes, slowest)
+			if answered < probes-lost {
+				t.Errorf("%d of %d probes were answered", answered, probes)
+			}
 			s.port.mu.Lock()
 			defer s.port.mu.Unlock()
 			if s.port.held > maxHeld {
