@@ -22,6 +22,7 @@ package catch
 
 import (
 	"math/bits"
+	"runtime"
 	"syscall"
 )
 
@@ -42,6 +43,9 @@ func deliver(next func() uint64) (<-chan syscall.Signal, <-chan struct{}) {
 					children <- struct{}{} // a second edge tells nothing new
 				}
 			}
+			// The receiver first: to wait for the next signal is a system call, and
+			// the runtime takes the processor away from that some time later.
+			runtime.Gosched()
 		}
 	}()
 	return signals, children
