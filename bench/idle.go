@@ -17,7 +17,8 @@ func measureIdle(b *bench) error {
 	if !b.wants(row) {
 		return nil
 	}
-	minute := time.Duration(float64(time.Minute) * min(b.factor, 1))
+	share := min(b.factor, 1)
+	minute := time.Duration(float64(time.Minute) * share)
 	switches, cpu, probed := make(map[string][]float64), make(map[string][]float64), make(map[string][]float64)
 	var all []*running
 	defer func() {
@@ -47,7 +48,7 @@ func measureIdle(b *bench) error {
 		now := look(r)
 		name := b.inits[i].name
 		switches[name] = []float64{(now.switches - was[i].switches) * 10 * float64(time.Second) / float64(minute)}
-		cpu[name] = []float64{float64((now.cpu - was[i].cpu).Microseconds()) / 1000}
+		cpu[name] = []float64{float64((now.cpu - was[i].cpu).Microseconds()) / 1000 / share}
 	}
 	for i, r := range all {
 		if _, err := probe(r.addr); err != nil {
@@ -60,7 +61,7 @@ func measureIdle(b *bench) error {
 				return err
 			}
 		}
-		probed[b.inits[i].name] = []float64{float64((cpuOf(r.pid) - began).Microseconds()) / 1000}
+		probed[b.inits[i].name] = []float64{float64((cpuOf(r.pid) - began).Microseconds()) / 1000 / share}
 	}
 	b.report.add("context switches", "", "in 10 s in which nothing happens", switches)
 	b.report.add("CPU of an idle minute", "ms", "nothing happens", cpu)
@@ -97,7 +98,7 @@ func measureProbes(b *bench) error {
 		if c.argv[len(c.argv)-1] != "--" || c.name == "tini" || c.name == "catatonit" {
 			continue
 		}
-		if err := b.probes(c, "", 0, 5*time.Second); err != nil {
+		if err := b.probes(c, "", 0, 3*time.Second); err != nil {
 			return err
 		}
 		if err := b.probes(c, " at 2 % of a CPU", 0.02, 20*time.Second); err != nil {

@@ -4,7 +4,8 @@
 //
 // What is compared is measured in rounds, each of which has every init once, in
 // another order each time: what disturbs the machine for a moment disturbs all
-// of them. Figures are medians over the rounds.
+// of them. Figures are medians over the rounds. Each init is the first process of
+// a PID namespace with a /proc of its own, as in a container.
 //
 // `bench soak` is one long run instead (`make soak FOR=2h`).
 //
@@ -49,9 +50,6 @@ type bench struct {
 }
 
 func run(args []string) error {
-	if len(args) > 0 && args[0] == stageWord {
-		return stage(args[1:])
-	}
 	if len(args) > 0 && args[0] == "soak" {
 		return runSoak(args[1:])
 	}

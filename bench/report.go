@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -142,6 +143,10 @@ func (r *report) write(dir string) error {
 		fmt.Print(r.table())
 		return nil
 	}
+	figures := filepath.Join(dir, "cost.json")
+	if err := r.keep(figures); err != nil {
+		return err
+	}
 	path := filepath.Join(dir, "cost.md")
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -160,7 +165,7 @@ func (r *report) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "cost.json"), append(compact(raw), '\n'), 0o644); err != nil {
+	if err := os.WriteFile(figures, append(compact(raw), '\n'), 0o644); err != nil {
 		return err
 	}
 	for name, p := range map[string]palette{"cost-light.svg": light, "cost-dark.svg": dark} {
@@ -168,6 +173,31 @@ func (r *report) write(dir string) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// keep takes over the rows of an earlier run that this one has not measured, for
+// runs of some rows alone (-only).
+func (r *report) keep(file string) error {
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var old report
+	if err == nil {
+		err = json.Unmarshal(raw, &old)
+	}
+	if err != nil {
+		return err
+	}
+	for _, w := range r.Rows {
+		if i := slices.IndexFunc(old.Rows, func(o row) bool { return o.Name == w.Name }); i >= 0 {
+			old.Rows[i] = w
+		} else {
+			old.Rows = append(old.Rows, w)
+		}
+	}
+	r.Rows = old.Rows
 	return nil
 }
 

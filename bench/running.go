@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -34,14 +36,20 @@ func environment() ([]string, string) {
 }
 
 // launch starts an init with a child that counts signals, and waits for it.
-func (b *bench) launch(c candidate) (*running, error) {
+func (b *bench) launch(c candidate) (*running, error) { return b.launchIn(c, namespaces) }
+
+// launchIn is launch in these namespaces, or in none.
+func (b *bench) launchIn(c candidate, attr *syscall.SysProcAttr) (*running, error) {
 	s, file, err := newShared(b.dir)
 	if err != nil {
 		return nil, err
 	}
 	env, addr := environment()
 	argv := slices.Concat(c.argv, []string{b.child, "signals", file})
-	pid, err := spawn(argv, env, nil)
+	if attr != nil {
+		argv = b.staged(argv)
+	}
+	pid, err := spawn(argv, env, attr)
 	if err != nil {
 		return nil, err
 	}
@@ -75,46 +83,36 @@ func (r *running) stop() {
 		return
 	}
 	r.ended = true
-	unix.Kill(int(r.shared.pid.Load()), unix.SIGKILL)
+	if child, err := r.child(); err == nil { // it would outlive an init outside a namespace
+		unix.Kill(child, unix.SIGKILL)
+	}
+	unix.Kill(r.pid, unix.SIGKILL)
 	wait(r.pid)
 }
 
-// stageWord makes bench the first process of a PID namespace, which executes an
-// init there.
-const stageWord = "stage"
-
-func stage(argv []string) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make / private: %w", err)
+// child returns the child's PID outside its namespace. Any thread of the init may
+// have started it.
+func (r *running) child() (int, error) {
+	words := bytes.Fields(bytes.Join(tasks(r.pid, "children"), nil))
+	if len(words) != 1 {
+		return 0, fmt.Errorf("an init with the children %q", words)
 	}
-	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
-	}
-	return syscall.Exec(argv[0], argv, os.Environ())
+	return strconv.Atoi(string(words[0]))
 }
 
-// asPID1 runs argv as the first process of a PID namespace, to its end.
-func asPID1(argv, env []string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	pid, err := spawn(slices.Concat([]string{self, stageWord}, argv), env, &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS})
-	if err != nil {
-		return err
-	}
-	code, err := wait(pid)
-	if err == nil && code != 0 {
-		err = fmt.Errorf("%v: exit code %d", argv, code)
-	}
-	return err
+// staged has argv run as the first process of a PID namespace.
+func (b *bench) staged(argv []string) []string {
+	return slices.Concat([]string{b.child, "stage"}, argv)
 }
+
+// namespaces are those of a container that matter here.
+var namespaces = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS}
 
 // took runs argv to its end and returns the milliseconds that took, and those
 // of CPU time that it and its children used.
 func took(argv, env []string) (elapsed, cpu float64, err error) {
 	began := time.Now()
-	pid, err := spawn(argv, env, nil)
+	pid, err := spawn(argv, env, namespaces)
 	if err != nil {
 		return 0, 0, err
 	}

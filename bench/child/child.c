@@ -4,6 +4,8 @@
 //
 //	child signals FILE    listens on a port and counts signals; SIGUSR2 ends it
 //	child orphans FILE N  leaves N orphans behind, and waits for their end
+//	child stage COMMAND…  executes it as a container's first process: run in new
+//	                      PID and mount namespaces, it mounts a /proc of theirs
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -14,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -76,6 +79,11 @@ static void orphans(int n) {
 
 int main(int argc, char **argv) {
 	if (argc < 3) return 1;
+	if (!strcmp(argv[1], "stage")) {
+		if (mount("", "/", "", MS_REC | MS_PRIVATE, "") || mount("proc", "/proc", "proc", 0, "")) return 1;
+		execv(argv[2], argv + 2);
+		return 127;
+	}
 	int f = open(argv[2], O_RDWR);
 	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, f, 0);
 	if (f < 0 || shared == MAP_FAILED) return 1;
