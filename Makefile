@@ -6,6 +6,9 @@
 #              that lose nothing, proof-mutants that the rig would notice,
 #              proof-kubernetes does it in the cluster that kubectl points at
 # make test    installs what the tests need (Debian, root) and runs all of them
+# make test-kernels test-arches
+#              the same on Debian's kernels in emulated machines, and on other
+#              architectures; test-elsewhere is a short form of both (minutes)
 # make bench   what it costs beside other inits, into docs/cost.md (minutes, root)
 # make soak    one long run, into docs: make soak FOR=2h
 # make lint    format, vet for all architectures, tidy, staticcheck, errorlint
@@ -36,7 +39,7 @@ BEFORE ?= 0e188c0
 RUN ?= .
 RUNS ?= 1
 
-.PHONY: bench soak drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release clean
+.PHONY: bench soak test-kernels test-arches test-elsewhere drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release clean
 
 drainit:
 	$(BUILD) -o $@ .
@@ -76,6 +79,13 @@ lint:
 # Needs vuln.go.dev, so it is not part of lint.
 vulnerabilities:
 	$(GO) run $(GOVULNCHECK) ./...
+
+test-kernels test-arches:
+	scripts/$@
+
+test-elsewhere:
+	scripts/test-arches arm64
+	scripts/test-kernels short
 
 # Needs gcc, strace, and the other inits; a machine with nothing else to do.
 bench:
