@@ -93,9 +93,11 @@ func (c *scenario) orders(defaults bool) (all []order) {
 	return all
 }
 
-func (c *scenario) want(o order) want {
+// want is what a stop under a value must come to. At other budgets nothing is
+// expected.
+func (c *scenario) want(until string, budget time.Duration) want {
 	for _, r := range c.rows {
-		if r.until == o.Until && o.Budget == fullBudget {
+		if r.until == until && budget == fullBudget {
 			return r.want
 		}
 	}

@@ -221,7 +221,7 @@ func elsewhere(ctx context.Context, o order) result {
 	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
-		return o.failed(err, "")
+		return o.error(err, "")
 	}
 	spec, _ := json.Marshal(o)
 	cmd := exec.CommandContext(ctx, self)
@@ -238,7 +238,7 @@ func elsewhere(ctx context.Context, o order) result {
 		err = json.Unmarshal(stdout, &r)
 	}
 	if err != nil {
-		return o.failed(err, stderr.String())
+		return o.error(err, stderr.String())
 	}
 	r.log = stderr.String()
 	return r

@@ -28,12 +28,15 @@ type result struct {
 	log       string
 }
 
-func (o order) failed(err error, log string) result {
+// failed is the verdict where nothing could be measured.
+const failed = "ERROR"
+
+func (o order) error(err error, log string) result {
 	c := find(o.Case)
 	return result{
 		Case: o.Case, Kind: c.kind, Until: o.Until, Budget: o.Budget.Seconds(),
 		Subject: o.Subject.Label, Round: o.Round,
-		Verdict: "ERROR", Losses: []string{fmt.Sprintf("%v: %s", err, last(log))}, log: log,
+		Verdict: failed, Losses: []string{fmt.Sprintf("%v: %s", err, last(log))}, log: log,
 	}
 }
 
@@ -99,7 +102,8 @@ func (r *result) judge(w want) {
 	if w.lossless && lost > 0 {
 		faults = append(faults, fmt.Sprintf("LOST %d", lost))
 	}
-	if w.by > 0 && r.Forwarded > w.by.Seconds() {
+	// What the machine kept waiting is none of drainit's.
+	if w.by > 0 && r.Forwarded-r.Stall > w.by.Seconds() {
 		faults = append(faults, fmt.Sprintf("LATE, by %.0f s", w.by.Seconds()))
 	}
 	if w.from > 0 && r.Forwarded < w.from.Seconds() {
@@ -124,7 +128,7 @@ func (r *result) judge(w want) {
 func (r *result) line() string {
 	s := fmt.Sprintf("%-6s %d  %-64s %5d of %-5d %6.1f s  %-12s %s",
 		r.Subject, r.Round, r.name(), r.lostAll(), r.Total, r.Forwarded, r.reason(), r.Verdict)
-	if r.Verdict == "ERROR" {
+	if r.Verdict == failed {
 		s += " " + strings.Join(r.Losses, " ")
 	}
 	return s

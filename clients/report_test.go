@@ -21,6 +21,7 @@ func TestVerdicts(t *testing.T) {
 		{"nothing to lose", result{}, want{lossless: true}, "NO CLIENTS"},
 		{"lossless", result{Total: 9}, want{lossless: true}, "ok"},
 		{"late", result{Forwarded: 26.1}, want{by: 25 * time.Second}, "LATE, by 25 s"},
+		{"late for want of a CPU", result{Forwarded: 26.1, Stall: 1.2}, want{by: 25 * time.Second}, "ok"},
 		{"in time", result{Forwarded: 25}, want{by: 25 * time.Second}, "ok"},
 		{"early", result{Forwarded: 14}, want{from: 15 * time.Second}, "EARLY, from 15 s"},
 		{"another reason", result{Why: "idle"}, want{why: "window"}, "WHY, not window"},
@@ -67,9 +68,9 @@ func TestTableStaysBetweenItsLines(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	name := cases[0].name
+	name := "nothing" // of which no loss is judged
 	stop := func(subject string, round, lost int) result {
-		return result{Case: name, Kind: early, Until: "idle", Budget: 60, Subject: subject, Round: round,
+		return result{Case: name, Kind: stays, Until: "idle", Budget: 60, Subject: subject, Round: round,
 			Lost: map[string]int{"cut": lost}, Total: 9, Forwarded: 5, Why: "idle", Verdict: "ok"}
 	}
 	for round, keep := range []bool{false, true} {

@@ -94,9 +94,7 @@ func (w *world) run() (result, error) {
 	w.end()
 	<-w.moved
 	w.finish()
-	r := w.result(p, exit, killed)
-	r.Stall = seconds(<-stall)
-	return r, nil
+	return w.result(p, exit, <-stall, killed), nil
 }
 
 // stalls is the longest time this process had to wait for a CPU before the
@@ -316,11 +314,11 @@ func exponential(mean time.Duration) time.Duration {
 	return time.Duration(rand.ExpFloat64() * float64(mean))
 }
 
-func (w *world) result(p *process, exit time.Duration, killed bool) result {
+func (w *world) result(p *process, exit, stall time.Duration, killed bool) result {
 	r := result{
 		Case: w.Case, Kind: w.scenario.kind, Until: w.Until, Budget: w.Budget.Seconds(),
 		Subject: w.Subject.Label, Round: w.Round,
-		Lost: w.lost, Total: w.total, Losses: w.losses, Exit: seconds(exit),
+		Lost: w.lost, Total: w.total, Losses: w.losses, Exit: seconds(exit), Stall: seconds(stall),
 		Killed: killed || p.cmd.ProcessState.ExitCode() == 137,
 	}
 	p.mu.Lock()
@@ -335,6 +333,6 @@ func (w *world) result(p *process, exit time.Duration, killed bool) result {
 	if len(r.Waiting) > 8 {
 		r.Waiting = r.Waiting[:8]
 	}
-	r.judge(w.scenario.want(w.order))
+	r.judge(w.scenario.want(w.Until, w.Budget))
 	return r
 }

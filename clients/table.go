@@ -42,6 +42,9 @@ func report(path string, p place, results []result, keep bool) error {
 		}
 		results = append(old, results...)
 	}
+	for i := range results {
+		results[i].judgeAgain()
+	}
 	slices.SortStableFunc(results, byRow)
 	var b bytes.Buffer
 	for _, r := range results {
@@ -53,6 +56,13 @@ func report(path string, p place, results []result, keep bool) error {
 		return err
 	}
 	return p.insert(path, p.write(results))
+}
+
+// judgeAgain judges by what is expected today: of kept results too.
+func (r *result) judgeAgain() {
+	if c := find(r.Case); c != nil && r.Verdict != failed {
+		r.judge(c.want(r.Until, time.Duration(r.Budget*float64(time.Second))))
+	}
 }
 
 func load(path string) (all []result, err error) {
