@@ -168,3 +168,153 @@ func TestWhatCameBeforeTellsProbersAtOnce(t *testing.T) {
 		t.Errorf("a client of the same address between probes was taken for a probe")
 	}
 }
+
+// arrive plays arrivals of classes and requests on kept connections, and returns
+// when new work was no longer expected, polling each 100 ms from the window on.
+func arrive(a *arrivals, connections map[class][]time.Duration, requests []time.Duration) time.Duration {
+	for now := time.Duration(0); now < time.Minute; now += pollEvery {
+		for c, at := range connections {
+			for len(at) > 0 && at[0] <= now {
+				a.add(c, at[0], false)
+				at = at[1:]
+			}
+			connections[c] = at
+		}
+		for len(requests) > 0 && requests[0] <= now {
+			a.request(requests[0])
+			requests = requests[1:]
+		}
+		if now >= 5*time.Second && a.claim(now).evidence == None {
+			return now
+		}
+	}
+	return time.Minute
+}
+
+// every returns instants of a period, with jitter.
+func every(r *rand.Rand, period, jitter, until time.Duration) (at []time.Duration) {
+	for t := time.Duration(r.Int63n(int64(period))); t < until; t += period {
+		at = append(at, max(t+time.Duration((2*r.Float64()-1)*float64(jitter)), 0))
+	}
+	return at
+}
+
+func addr(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 1, n}) }
+
+// What probes in a rhythm holds for the patience if it may be a balancer that
+// has not moved on, and not at all if it is the host.
+func TestRhythmsHoldForThePatience(t *testing.T) {
+	second := time.Second
+	for _, tt := range []struct {
+		name           string
+		probers        int
+		period, jitter time.Duration
+		local          bool
+		least, most    time.Duration
+	}{
+		{"a poll each second", 1, second, 5 * time.Millisecond, false, patience - second, patience + 100*time.Millisecond},
+		{"a poll each 5 s", 1, 5 * second, 5 * time.Millisecond, false, patience - 2*second, patience + 100*time.Millisecond},
+		{"ALB's three, each 15 s", 3, 15 * second, 20 * time.Millisecond, false, 5 * second, patience + 100*time.Millisecond},
+		{"NLB's three, each 10 s", 3, 10 * second, 20 * time.Millisecond, false, 5 * second, patience + 100*time.Millisecond},
+		{"GCP's five, each 5 s", 5, 5 * second, 300 * time.Millisecond, false, patience - second, patience + 100*time.Millisecond},
+		{"a kubelet on the host", 1, second, 100 * time.Millisecond, true, 5 * second, 20 * second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for seed := range int64(runs(100)) {
+				r := rand.New(rand.NewSource(seed))
+				a := arrivals{before: float64(tt.probers) / tt.period.Seconds(), window: time.Minute}
+				connections := map[class][]time.Duration{}
+				for i := range tt.probers {
+					c := class{addr(byte(i)), 8080, 100}
+					connections[c] = every(r, tt.period, tt.jitter, time.Minute)
+					if tt.local {
+						a.local = append(a.local, c.peer)
+					}
+				}
+				if got := arrive(&a, connections, nil); got < tt.least || got > tt.most {
+					t.Fatalf("seed %d: held for %v, want %v to %v", seed, got, tt.least, tt.most)
+				}
+			}
+		})
+	}
+}
+
+// A balancer that pools makes requests on kept connections until it moves on.
+func TestRequestsOnKeptConnectionsAreWork(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		rate        float64
+		moved       time.Duration
+		least, most time.Duration
+	}{
+		{"40/s, moved after 10 s", 40, 10 * time.Second, 10 * time.Second, 12 * time.Second},
+		{"2/s, moved after 12 s", 2, 12 * time.Second, 11 * time.Second, 21 * time.Second},
+		{"clients that stay", 40, time.Minute, patience, patience},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			early := 0 // one stop in a hundred, by quietTime
+			for seed := range int64(runs(200)) {
+				requests := poisson(rand.New(rand.NewSource(seed)), tt.rate, 0, tt.moved)
+				got := arrive(&arrivals{window: time.Minute}, nil, requests)
+				if got < tt.least {
+					early++
+				}
+				if got > tt.most {
+					t.Fatalf("seed %d: held for %v, want at most %v", seed, got, tt.most)
+				}
+			}
+			if early > runs(200)*3/100+1 {
+				t.Errorf("too early in %d of %d stops", early, runs(200))
+			}
+		})
+	}
+}
+
+func TestBurstsAreWaitedFor(t *testing.T) {
+	for phase := time.Duration(0); phase < 7*time.Second; phase += 500 * time.Millisecond {
+		a := arrivals{before: 100. / 7, window: time.Minute}
+		var before []time.Duration
+		at := map[class][]time.Duration{}
+		for burst := phase - 28*time.Second; burst < 20*time.Second; burst += 7 * time.Second {
+			for i := range 100 {
+				t := burst + time.Duration(i)*time.Millisecond
+				c := class{addr(byte(i)), 8080, 100}
+				if t < 0 {
+					before = append(before, t)
+				} else {
+					at[c] = append(at[c], t)
+				}
+			}
+		}
+		a.seed(before, true)
+		if got := arrive(&a, at, nil); got < phase+14*time.Second {
+			t.Errorf("bursts from %v on: held for %v", phase, got)
+		}
+	}
+}
+
+func TestArrivalsOnlyCountedHaveNoRhythm(t *testing.T) {
+	a := arrivals{window: time.Minute}
+	for i := range 10 {
+		a.add(class{}, time.Duration(i)*time.Second, false)
+	}
+	if n := len(a.probes.known); n > 0 {
+		t.Errorf("%d series of nothing", n)
+	}
+}
+
+func TestOpeningsGiveBackWhatWasDrainits(t *testing.T) {
+	var o openings
+	o.excess(100, 0, true, false)
+	if n := o.excess(101, 100*time.Millisecond, false, false); n != 0 {
+		t.Errorf("blamed %d at once", n)
+	}
+	if n := o.excess(101, 700*time.Millisecond, false, false); n != 1 {
+		t.Errorf("blamed %d after a while, want 1", n)
+	}
+	o.excess(100, 800*time.Millisecond, false, false) // it was drainit's own
+	o.excess(101, 900*time.Millisecond, false, false)
+	if n := o.excess(101, 1500*time.Millisecond, false, false); n != 1 {
+		t.Errorf("blamed %d: the next one is hidden by the one given back", n)
+	}
+}

@@ -69,6 +69,8 @@ const (
 	// last bytes sent, which look like one.
 	handshakeSentLeast, handshakeSentMost = 500, 8 << 10
 	handshakeRecvLeast, handshakeRecvMost = 250, 4 << 10
+	// Go's, nginx's and most clients' limit to a handshake, or less than that.
+	handshakeTimeout = 15 * time.Second
 	// A protocol that never answers (statsd, syslog) sends small segments; an
 	// upload sends full ones.
 	uploadSegment = 512
@@ -231,11 +233,13 @@ func (r *rules) pause() time.Duration {
 	return defaultStreamPause
 }
 
-// learn notes a port that speaks no TLS: it has answered a single segment, or
-// fewer bytes than a TLS client's first message has.
-func (r *rules) learn(s *socket, ended bool) {
-	one := s.dataIn == 1 && (ended || s.sentAgo >= streamFor)
-	if s.sent <= interimMost || s.recv == 0 || !one && s.recv >= 180 || r.cleartext[s.local] {
+// learn notes a port that speaks no TLS: it has answered fewer bytes than a TLS
+// client's first message has, or a single segment so long ago that a handshake
+// would have gone on or timed out. (After a second a busy client's had not.)
+func (r *rules) learn(s *socket) {
+	small := s.recv > 0 && s.recv < 180
+	single := s.dataIn == 1 && s.sentAgo >= handshakeTimeout
+	if s.sent <= interimMost || !small && !single || r.cleartext[s.local] {
 		return
 	}
 	if r.cleartext == nil {

@@ -118,7 +118,7 @@ func (j *judge) look(s *socket, c *connState, known bool, now time.Duration) (wo
 		held = j.rules.claimOf(c, s, now)
 	}
 	if s.info {
-		j.rules.learn(s, false)
+		j.rules.learn(s)
 	}
 	j.count(s, held)
 	j.countOpen(s, c, held, now)
@@ -213,7 +213,7 @@ func (j *judge) closed(s *socket) (fresh bool) {
 	_, known := j.known[s.cookie]
 	delete(j.known, s.cookie)
 	if s.info {
-		j.rules.learn(s, true)
+		j.rules.learn(s)
 	}
 	return !known
 }

@@ -52,6 +52,7 @@ type series struct {
 	period    time.Duration
 	tolerance time.Duration
 	last      []time.Duration
+	others    int // arrivals of its class that it did not expect
 }
 
 // fit returns a pattern that explains all of times, which are sorted. It takes
@@ -80,7 +81,7 @@ func fit(times []time.Duration, limit float64) (series, bool) {
 			continue
 		}
 		if math.Pow(0.8*math.Sqrt(float64(m))*float64(worst)/float64(p), float64(gaps-1)) < limit {
-			return series{p, min(max(2*worst, 5*tick), p/maxJitter), slices.Clone(times[len(times)-m:])}, true
+			return series{period: p, tolerance: min(max(2*worst, 5*tick), p/maxJitter), last: slices.Clone(times[len(times)-m:])}, true
 		}
 	}
 	return series{}, false
@@ -143,8 +144,13 @@ func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 			delete(p.known, k)
 		}
 	}
-	if p.known[c] != nil {
-		return false, false // a client between the probes: they go on
+	if s := p.known[c]; s != nil {
+		// A client between the probes: they go on. Or a pattern seen too early in
+		// arrivals with jitter: it is looked for again.
+		if s.others++; s.others < maxSeries {
+			return false, false
+		}
+		delete(p.known, c)
 	}
 	if p.times == nil {
 		p.times = map[class][]time.Duration{}
