@@ -118,12 +118,12 @@ func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 type response struct {
 	code        int
 	contentType string
-	body        []byte
+	body        string
 }
 
 // text returns a response of one line.
 func text(code int, line string) *response {
-	return &response{code, "text/plain; charset=utf-8", []byte(line + "\n")}
+	return &response{code, "text/plain; charset=utf-8", line + "\n"}
 }
 
 // reasons holds the phrases of the codes used here.
@@ -138,9 +138,8 @@ var reasons = map[int]string{
 	505: "HTTP Version Not Supported",
 }
 
-// encode returns r as it is sent, without the body in answer to a HEAD.
-func (r *response) encode(headOnly bool) []byte {
-	b := make([]byte, 0, 256+len(r.body))
+// appendTo appends r to b as it is sent, without the body in answer to a HEAD.
+func (r *response) appendTo(b []byte, headOnly bool) []byte {
 	b = fmt.Appendf(b, "HTTP/1.1 %d %s\r\n", r.code, reasons[r.code])
 	b = append(b, "Date: "...)
 	b = time.Now().UTC().AppendFormat(b, "Mon, 02 Jan 2006 15:04:05 GMT")

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"sync"
@@ -78,6 +79,7 @@ type port struct {
 	limit    int
 	accepted atomic.Uint64
 	buffer   [maxHeader]byte // what was just read
+	out      []byte          // what is about to be sent
 
 	mu       sync.Mutex // of everything below, and of each system call: see poller
 	open     map[int]*conn
@@ -476,7 +478,8 @@ func (p *port) reportTo(batch []waiter) {
 // read.
 func (p *port) respond(c *conn, r *response, unread bool) {
 	c.unread = unread
-	p.write(c, r.encode(c.request.method == "HEAD"))
+	p.out = r.appendTo(p.out[:0], c.request.method == "HEAD")
+	p.write(c, p.out)
 }
 
 // write sends out to c, and what doesn't fit later.
@@ -490,7 +493,7 @@ func (p *port) write(c *conn, out []byte) {
 				p.move(c, writing)
 			}
 			if p.watch(c, unix.EPOLLOUT) {
-				p.hold(c, out)
+				p.hold(c, bytes.Clone(out))
 			}
 			return
 		case err != nil && err != unix.EINTR:

@@ -171,7 +171,7 @@ func ask(t *testing.T, s *Server, method, path string) (*http.Response, string) 
 	if answer == nil {
 		answer = s.report()(q)
 	}
-	got, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answer.encode(method == "HEAD"))), r)
+	got, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answer.appendTo(nil, method == "HEAD"))), r)
 	if err != nil {
 		t.Fatal(err)
 	}

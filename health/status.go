@@ -1,7 +1,6 @@
 package health
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -123,16 +122,16 @@ type probeCount struct {
 
 // json returns s as the body of /statusz.
 func (s Status) json() *response {
-	var b bytes.Buffer
+	var b strings.Builder
 	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
 	enc.Encode(s)
-	return &response{200, "application/json", b.Bytes()}
+	return &response{200, "application/json", b.String()}
 }
 
 // metrics returns s in the Prometheus text format, version 0.0.4.
 func (s Status) metrics(probes []probeCount) *response {
-	var b bytes.Buffer
+	var b strings.Builder
 	m := metricWriter{&b}
 	m.head("drainit_phase", "gauge", "1 for the current phase of the container, 0 for the others.")
 	for _, p := range s.Order {
@@ -161,7 +160,7 @@ func (s Status) metrics(probes []probeCount) *response {
 		m.sample("drainit_notify_refused_total", float64(n.Foreign), "reason", "foreign")
 	}
 	s.Clients.metrics(m)
-	return &response{200, "text/plain; version=0.0.4; charset=utf-8", b.Bytes()}
+	return &response{200, "text/plain; version=0.0.4; charset=utf-8", b.String()}
 }
 
 func (s Status) signalMetrics(m metricWriter) {
