@@ -8,23 +8,25 @@ import (
 )
 
 const (
-	// Below a second nothing is learnt: balancers probe and update at that pace.
+	// Below a second nothing is learnt: balancers probe and update at that
+	// pace.
 	minQuiet = time.Second
-	// Above it every service would wait for probes, which come every 10 s unless
-	// told otherwise, until they are recognised.
+	// Above it every service would wait for probes, which come every 10 s
+	// unless told otherwise, until they are recognised.
 	maxQuiet = 8 * time.Second
 	// Where the rate before t0 is unknown, the default window's time: at one
-	// client per second one stop in 150 sees none for so long, and otherwise the
-	// arrivals after t0 soon tell the rate.
+	// client per second one stop in 150 sees none for so long, and otherwise
+	// the arrivals after t0 soon tell the rate.
 	unknownQuiet = 5 * time.Second
-	// How many seconds traffic is expected to go on after t0 at its old rate, if
-	// the window was too short. Propagation times reported are mostly 1 to 10 s.
+	// How many seconds traffic is expected to go on after t0 at its old rate,
+	// if the window was too short. Propagation times reported are mostly 1 to
+	// 10 s.
 	propagation = 10.0
 	// How many of the latest gaps between arrivals tell the present rate.
 	keepGaps = 8
 	// Connections that arrive more seldom than keepGaps in this time may be
-	// probers', whatever their rhythm: three of 15 s leave no pause of 8 s. They
-	// hold for the patience only.
+	// probers', whatever their rhythm: three of 15 s leave no pause of 8 s.
+	// They hold for the patience only.
 	frequentWithin = 6 * time.Second
 	// Clients that come in bursts leave gaps no rate explains. The longest seen
 	// is multiplied by this.
@@ -36,11 +38,11 @@ const (
 )
 
 // quietTime returns how long no client must have arrived before it is assumed
-// that none will. Poisson arrivals at a rate of λ leave a gap longer than q with
-// a probability of exp(−λq) each, and there are λ·10 s of them until traffic has
-// moved on: q = ln(100·λ·10 s)/λ lets one stop in a hundred through too early.
-// (ln(100)/λ, one gap in a hundred, was too early in 14 % of simulated stops at
-// four arrivals per second, this in 0.3 %.)
+// that none will. Poisson arrivals at a rate of λ leave a gap longer than q
+// with a probability of exp(−λq) each, and there are λ·10 s of them until
+// traffic has moved on: q = ln(100·λ·10 s)/λ lets one stop in a hundred through
+// too early. (ln(100)/λ, one gap in a hundred, was too early in 14 % of
+// simulated stops at four arrivals per second, this in 0.3 %.)
 func quietTime(rate float64) time.Duration {
 	if rate <= 0 {
 		return minQuiet
@@ -129,8 +131,8 @@ func (a *arrivals) noteGap(at time.Duration) {
 }
 
 // seed takes the arrivals before t0 that are remembered, and keeps the longest
-// gap between them if their rate does not explain it. complete reports that they
-// are all.
+// gap between them if their rate does not explain it. complete reports that
+// they are all.
 func (a *arrivals) seed(before []time.Duration, complete bool) {
 	if len(before) < burstLeast || !complete {
 		return
@@ -176,9 +178,9 @@ func (a *arrivals) quiet() time.Duration {
 	}
 	q = max(q, min(time.Duration(float64(a.gap)*burstMargin), maxQuiet))
 	// While balancers withdraw one by one the rate falls, and what was long for
-	// the old rate is short for the new one: the longer time is the safer. Where
-	// no rate was known, the time from t0 is a gap as well, and enough of them
-	// tell more than the assumption.
+	// the old rate is short for the new one: the longer time is the safer.
+	// Where no rate was known, the time from t0 is a gap as well, and enough of
+	// them tell more than the assumption.
 	n := len(a.recent)
 	switch {
 	case n == 0:

@@ -23,8 +23,8 @@ func poisson(r *rand.Rand, rate float64, from, to time.Duration) (times []time.D
 	}
 }
 
-// through runs arrivals (with a minute before t0 to know the rate from) and returns when it first was
-// quiet, not before the window, looking every 100 ms.
+// through runs arrivals (with a minute before t0 to know the rate from) and
+// returns when it first was quiet, not before the window, looking every 100 ms.
 func through(before []time.Duration, after map[class][]time.Duration, window time.Duration) time.Duration {
 	a := arrivals{local: []netip.Addr{kubelet.peer}}
 	a.before, a.window, a.unknown = float64(len(before))/60, time.Minute, before == nil
@@ -43,7 +43,8 @@ func through(before []time.Duration, after map[class][]time.Duration, window tim
 	return 5 * time.Minute
 }
 
-// One proxy forwards every client, and all ask the same: the hardest case to tell from a prober.
+// One proxy forwards every client, and all ask the same: the hardest case to
+// tell from a prober.
 func TestPoissonArrivalsAreWaitedForUntilTheyEnd(t *testing.T) {
 	for _, rate := range []float64{1, 4, 40} {
 		runs := runs(1000)
@@ -169,8 +170,9 @@ func TestWhatCameBeforeTellsProbersAtOnce(t *testing.T) {
 	}
 }
 
-// arrive plays arrivals of classes and requests on kept connections, and returns
-// when new work was no longer expected, polling each 100 ms from the window on.
+// arrive plays arrivals of classes and requests on kept connections, and
+// returns when new work was no longer expected, polling each 100 ms from the
+// window on.
 func arrive(a *arrivals, connections map[class][]time.Duration, requests []time.Duration) time.Duration {
 	for now := time.Duration(0); now < time.Minute; now += pollEvery {
 		for c, at := range connections {

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkPoll is one look of Watch at a port with so many accepted connections.
+// BenchmarkPoll is one look of Watch at a port with so many accepted
+// connections.
 func BenchmarkPoll(b *testing.B) {
 	for _, n := range []int{0, 1_000, 10_000, 50_000} {
 		b.Run(fmt.Sprint(n, " connections"), func(b *testing.B) {
@@ -34,7 +35,8 @@ func BenchmarkPoll(b *testing.B) {
 	}
 }
 
-// BenchmarkSampleArrivals is what a readiness probe costs at most, once in five seconds.
+// BenchmarkSampleArrivals is what a readiness probe costs at most, once in five
+// seconds.
 func BenchmarkSampleArrivals(b *testing.B) {
 	c := New(Options{})
 	b.ReportAllocs()
@@ -43,8 +45,9 @@ func BenchmarkSampleArrivals(b *testing.B) {
 	}
 }
 
-// connections makes n accepted connections to one port. As a process may have some 20,000 descriptors only,
-// helpers hold both ends of up to 9,000 each, on an address of their own.
+// connections makes n accepted connections to one port. As a process may have
+// some 20,000 descriptors only, helpers hold both ends of up to 9,000 each, on
+// an address of their own.
 func connections(b *testing.B, n int) uint16 {
 	b.Helper()
 	_, port := listen(b, "tcp4", "127.0.0.1:0")

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// capturedSockets are inet_diag messages of Linux 6.18 (amd64), from their inet_diag_msg to their last attribute.
+// capturedSockets are inet_diag messages of Linux 6.18 (amd64), from their
+// inet_diag_msg to their last attribute.
 var capturedSockets = []struct {
 	name, bytes string
 	want        socket

@@ -16,8 +16,8 @@ const (
 	// A WebSocket's ping has up to 125 bytes and a header of 2, its pong 4 more
 	// for the mask; TLS adds up to 29.
 	pingMost = 160
-	// A TLS 1.3 client ends its handshake with 64 or 80 bytes. More at once carry
-	// a request.
+	// A TLS 1.3 client ends its handshake with 64 or 80 bytes. More at once
+	// carry a request.
 	handshakeEnd = 100
 )
 
@@ -129,8 +129,8 @@ func (c *connState) keep(s *socket) {
 }
 
 // isPing reports whether growth is a ping and its answer, which comes at once:
-// HTTP/2's have the same size, a WebSocket's client adds a mask of 4 bytes. They
-// may split over two polls.
+// HTTP/2's have the same size, a WebSocket's client adds a mask of 4 bytes.
+// They may split over two polls.
 func (c *connState) isPing(s *socket, in, out uint64) bool {
 	if out == 0 {
 		out = uint64(c.pushed)
@@ -270,7 +270,8 @@ func (c *connState) guess(s *socket, changed bool) {
 	case acknowledged(s):
 		c.order = answered
 	case changed && acksIn == c.acksIn:
-		// Whatever was sent has been acknowledged, and by nothing but a request.
+		// Whatever was sent has been acknowledged, and by nothing but a
+		// request.
 		c.order = asked
 	case changed && s.sent != c.sent && c.unanswered()+s.dataIn-c.dataIn == 1:
 		c.order = answered // one request, and an answer
@@ -319,9 +320,9 @@ func (c *connState) unanswered() uint32 {
 }
 
 // isControl reports whether so many bytes are one or two of HTTP/2's control
-// frames: the acknowledgement of SETTINGS (9), WINDOW_UPDATE (13), PING (17), in
-// clear or in a record of TLS 1.3 (22 more). Requests may be as small, so this
-// makes evidence ambiguous and never none.
+// frames: the acknowledgement of SETTINGS (9), WINDOW_UPDATE (13), PING (17),
+// in clear or in a record of TLS 1.3 (22 more). Requests may be as small, so
+// this makes evidence ambiguous and never none.
 func isControl(n uint64) bool {
 	switch n {
 	case 9, 13, 17, 22, 26, 30, 9 + 22, 13 + 22, 17 + 22, 22 + 22, 26 + 22, 30 + 22:

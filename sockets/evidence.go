@@ -20,33 +20,34 @@ const (
 )
 
 const (
-	// patience is how long after t0 ambiguous evidence holds. Requests take up to
-	// 20 s, and balancers move on within 20 s (HAProxy's checks of 6 s × 3: 18 s):
-	// gRPC channels that were moved after 20 s lost 685 of 1,348 calls without it.
-	// Clients that never leave cost as much.
+	// patience is how long after t0 ambiguous evidence holds. Requests take up
+	// to 20 s, and balancers move on within 20 s (HAProxy's checks of 6 s × 3:
+	// 18 s): gRPC channels that were moved after 20 s lost 685 of 1,348 calls
+	// without it. Clients that never leave cost as much.
 	patience = 23 * time.Second
 	// A request that is merely suspected is suspected for no longer than this
 	// after the last byte: connections idle since before never hold.
 	suspectFor = 30 * time.Second
 
-	// A connection with no byte in either direction for this long is stale, even
-	// with a request in flight: balancers give up after as long (nginx, ALB).
+	// A connection with no byte in either direction for this long is stale,
+	// even with a request in flight: balancers give up after as long (nginx,
+	// ALB).
 	staleAfter = time.Minute
-	// Unacknowledged bytes of which the peer has acknowledged none for this long
-	// are a dead peer's, or one's that has stopped reading.
+	// Unacknowledged bytes of which the peer has acknowledged none for this
+	// long are a dead peer's, or one's that has stopped reading.
 	stalledAfter = 15 * time.Second
-	// A half-closed client may still read its answer. After this long the server
-	// has forgotten to close.
+	// A half-closed client may still read its answer. After this long the
+	// server has forgotten to close.
 	halfClosedFor = 30 * time.Second
-	// A connection on which nothing was ever received may be about to ask, or be
-	// a browser's spare. Go's Shutdown waits 5 s for such, too.
+	// A connection on which nothing was ever received may be about to ask, or
+	// be a browser's spare. Go's Shutdown waits 5 s for such, too.
 	silentFor = 5 * time.Second
 
-	// An answer that comes in pieces is being sent while the pauses between them
-	// are shorter than this.
+	// An answer that comes in pieces is being sent while the pauses between
+	// them are shorter than this.
 	streamFor = time.Second
-	// And it may be a paused one for this long, unless DRAINIT_STREAM_PAUSE says
-	// how long pauses are.
+	// And it may be a paused one for this long, unless DRAINIT_STREAM_PAUSE
+	// says how long pauses are.
 	defaultStreamPause = 10 * time.Second
 
 	// A multiplexed connection (HTTP/2, gRPC) may carry a request for this long
@@ -57,9 +58,9 @@ const (
 	// carry a request as small; it counts for this long after its last byte.
 	greetedFor = 10 * time.Second
 
-	// An answer of so few bytes may be 103 Early Hints (70 bytes with a link), or
-	// 100 Continue (25). Whole answers of common servers have more: 121 bytes in
-	// Go for "hello".
+	// An answer of so few bytes may be 103 Early Hints (70 bytes with a link),
+	// or 100 Continue (25). Whole answers of common servers have more: 121
+	// bytes in Go for "hello".
 	interimLeast, interimMost = 25, 110
 	// HTTP/2's frames are small: an average segment of a whole answer is not.
 	frameSegment = 75
@@ -81,8 +82,8 @@ const (
 	slowAfter  = 250 * time.Millisecond
 	slowMemory = 5 * time.Second
 
-	// An open connection stops counting for `closed` when it has been silent for
-	// this long: a pool's, a browser's.
+	// An open connection stops counting for `closed` when it has been silent
+	// for this long: a pool's, a browser's.
 	closedIdle = time.Minute
 	// One that has carried requests and answers since t0, and nothing that the
 	// server sent unasked, does so earlier, and as soon as it is answered once
@@ -163,8 +164,8 @@ func (r *rules) inFlight(c *connState, s *socket, now time.Duration, certain fun
 	last := now - min(s.recvAgo, s.sentAgo)
 	switch {
 	// Requests that go on arriving on kept connections are waited for until the
-	// patience ends; those that began later are not, or clients that never pause
-	// would hold for ever.
+	// patience ends; those that began later are not, or clients that never
+	// pause would hold for ever.
 	case c.asks > 0 && c.since >= patience:
 		return claim{}
 
@@ -181,8 +182,8 @@ func (r *rules) inFlight(c *connState, s *socket, now time.Duration, certain fun
 	case s.recvAgo == s.sentAgo && c.order != asked:
 		return suspect("request or answer within a tick", last+suspectFor)
 	// Before the first look the client replied at once. That may be a request,
-	// the acknowledgement of HTTP/2's settings, a WebSocket's pong or the end of
-	// a TLS handshake.
+	// the acknowledgement of HTTP/2's settings, a WebSocket's pong or the end
+	// of a TLS handshake.
 	case c.unsettled() && replied(s) && !askedByCounts(s) && !c.spoke:
 		return suspect("request or reply", last+suspectFor)
 	// A TLS connection that is not used yet, and whose client took its time.

@@ -199,9 +199,10 @@ func checkInvariants(t *testing.T, j *judge, conns []*model, begin, now time.Dur
 		}
 		age := begin + now - m.askedAt
 		held := j.rules.claimOf(&c, s, now)
-		// A request whose order the ticks tell, begun before the patience ended,
-		// is certain on a connection known for requests and answers, and on one
-		// that was never answered; it holds `idle` from when it is slow on.
+		// A request whose order the ticks tell, begun before the patience
+		// ended, is certain on a connection known for requests and answers, and
+		// on one that was never answered; it holds `idle` from when it is slow
+		// on.
 		known := m.recvAt/modelTick > m.sentAt/modelTick && (m.s.dataOut == 0 || !c.unsettled())
 		if known && c.since < patience && held.evidence != Certain {
 			t.Fatalf("%v: a request in flight for %v is %q (%s): %+v", now, age, held.evidence, held.why, s)

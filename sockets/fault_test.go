@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Each fault spoils the end of a dump: what came before looks like a whole, smaller one.
+// Each fault spoils the end of a dump: what came before looks like a whole,
+// smaller one.
 func TestAPollThatFailsHalfWayIsNeverMet(t *testing.T) {
 	slow(t, "blindness needs three seconds of failures")
 	lastIs := func(b []byte) []byte {

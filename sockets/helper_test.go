@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// helper names the variable that makes the test binary do something else in a process of its own.
+// helper names the variable that makes the test binary do something else in a
+// process of its own.
 const helper = "DRAINIT_TEST_HELPER"
 
 func TestMain(m *testing.M) {
@@ -43,7 +44,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// start runs a helper, in a cgroup if its descriptor isn't 0, and returns its first line.
+// start runs a helper, in a cgroup if its descriptor isn't 0, and returns its
+// first line.
 func start(t *testing.T, what string, cgroup int) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")

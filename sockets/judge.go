@@ -15,9 +15,9 @@ const (
 	// any in which nothing slow is.
 	instantAfter = time.Second
 	steadyAfter  = 4 * time.Second
-	// Without tcp_info a connection's age is all that is known: one that has been
-	// seen for less than this may carry a request. At 10 s requests of 6 s were
-	// kept, and of 12 s cut.
+	// Without tcp_info a connection's age is all that is known: one that has
+	// been seen for less than this may carry a request. At 10 s requests of 6 s
+	// were kept, and of 12 s cut.
 	unknownFor = 15 * time.Second
 )
 
@@ -207,8 +207,8 @@ func (j *judge) hold(s *socket, held claim) {
 	j.tally.holding++
 }
 
-// closed takes a connection that was destroyed, and reports whether it had never
-// been seen.
+// closed takes a connection that was destroyed, and reports whether it had
+// never been seen.
 func (j *judge) closed(s *socket) (fresh bool) {
 	_, known := j.known[s.cookie]
 	delete(j.known, s.cookie)

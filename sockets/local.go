@@ -10,7 +10,8 @@ import (
 )
 
 // gateways returns the addresses of the default gateways of this network
-// namespace. On a bridge that is the host, from which a kubelet or Docker probes.
+// namespace. On a bridge that is the host, from which a kubelet or Docker
+// probes.
 func gateways() (all []netip.Addr) {
 	if text, err := proc.ReadFile("/proc/net/route", nil); err == nil {
 		all = append(all, gateways4(text)...)
@@ -43,8 +44,8 @@ func gateways4(text []byte) (all []netip.Addr) {
 	return all
 }
 
-// gateways6 parses /proc/net/ipv6_route: destination, its prefix length, source,
-// its prefix length, next hop, all in hexadecimal.
+// gateways6 parses /proc/net/ipv6_route: destination, its prefix length,
+// source, its prefix length, next hop, all in hexadecimal.
 func gateways6(text []byte) (all []netip.Addr) {
 	for line := range bytes.Lines(text) {
 		_, rest := field(line)

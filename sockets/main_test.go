@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runIsolated runs the tests. The kernel counts arrivals for a whole network namespace, so they
-// run in one of their own, where nobody else's connections come in between. Where
-// the kernel refuses one they run in the machine's.
+// runIsolated runs the tests. The kernel counts arrivals for a whole network
+// namespace, so they run in one of their own, where nobody else's connections
+// come in between. Where the kernel refuses one they run in the machine's.
 func runIsolated(m *testing.M) int {
 	const inside = "SOCKETS_TEST_NETNS"
 	if os.Getenv(inside) != "" {

@@ -16,8 +16,9 @@ import (
 	"time"
 )
 
-// TestMeasureInFlight compares what the judge says of each connection with what its client knows, in front
-// of real servers. The constants in judge.go come from it. It takes minutes, and is run by
+// TestMeasureInFlight compares what the judge says of each connection with what
+// its client knows, in front of real servers. The constants in judge.go come
+// from it. It takes minutes, and is run by
 //
 //	DRAINIT_MEASURE=1 go test -v -run Measure ./sockets/
 func TestMeasureInFlight(t *testing.T) {
@@ -246,7 +247,8 @@ func (a *asker) run(c net.Conn, r *rand.Rand, oneIn int, think time.Duration, st
 		if err != nil {
 			return
 		}
-		// The answer may have been sent before it was read: the client's word is late by that.
+		// The answer may have been sent before it was read: the client's word
+		// is late by that.
 		io.Copy(io.Discard, resp.Body)
 		a.since.Store(time.Now().UnixNano())
 		a.state.Add(1)
@@ -256,8 +258,9 @@ func (a *asker) run(c net.Conn, r *rand.Rand, oneIn int, think time.Duration, st
 	}
 }
 
-// TestMeasureInstant looks for the instant to forward in, under 50 keep-alive clients that never pause, or
-// pause for a while, five of which send slow requests now and then; and counts what is cut in that instant.
+// TestMeasureInstant looks for the instant to forward in, under 50 keep-alive
+// clients that never pause, or pause for a while, five of which send slow
+// requests now and then; and counts what is cut in that instant.
 func TestMeasureInstant(t *testing.T) {
 	if os.Getenv("DRAINIT_MEASURE") == "" {
 		t.Skip("a measurement, not a test: DRAINIT_MEASURE is not set")

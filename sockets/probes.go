@@ -17,24 +17,25 @@ type class struct {
 }
 
 // A class of no bytes is that of a prober that only connects, or of a request
-// that has not come yet. anyBytes is the request size of classes learnt from TIME_WAIT sockets, which
-// do not keep it.
+// that has not come yet. anyBytes is the request size of classes learnt from
+// TIME_WAIT sockets, which do not keep it.
 const anyBytes = math.MaxUint64
 
 const (
 	// Kubelet, HAProxy, ALB and the rest probe once a second at most. Faster
 	// series are load.
 	minPeriod = 500 * time.Millisecond
-	// A series is taken for a prober's if chance would make one of that class as
-	// even with less than this probability. With the 10 ms of a kernel tick at
-	// HZ=100 it takes three arrivals at a period of 5 s, and four at 1 s; with a
-	// tenth of the period as jitter (a kubelet on a busy node, GCP's) six.
+	// A series is taken for a prober's if chance would make one of that class
+	// as even with less than this probability. With the 10 ms of a kernel tick
+	// at HZ=100 it takes three arrivals at a period of 5 s, and four at 1 s;
+	// with a tenth of the period as jitter (a kubelet on a busy node, GCP's)
+	// six.
 	chance = 0.003
 	// The kernel's times come in ticks, of 10 ms at worst.
 	tick = 10 * time.Millisecond
-	// One prober, or up to three with one address and one request: the readiness
-	// and the liveness probe of a kubelet, with different phases, come as a
-	// pattern that repeats after two or three.
+	// One prober, or up to three with one address and one request: the
+	// readiness and the liveness probe of a kubelet, with different phases,
+	// come as a pattern that repeats after two or three.
 	maxSeries = 3
 	// Enough for three interleaved series to be seen; and for what came before
 	// t0, a minute of TIME_WAIT.
@@ -43,7 +44,8 @@ const (
 	maxClasses = 4096
 	// The share of the period that jitter may have.
 	maxJitter = 4
-	// A series is expected to go on for this many periods after its last arrival.
+	// A series is expected to go on for this many periods after its last
+	// arrival.
 	aliveFor = 1.25
 )
 
@@ -129,11 +131,11 @@ func (p *probes) add(c class, s series) {
 	p.known[c] = &s
 }
 
-// arrival takes an arrival, and reports whether it was a known prober's. The one
-// by which a prober is recognised still counts as a client's, and those before
-// it did: so that quiet has to last for its time afterwards, and a series taken
-// for a prober's by accident has that long to become uneven. recognised is true
-// then.
+// arrival takes an arrival, and reports whether it was a known prober's. The
+// one by which a prober is recognised still counts as a client's, and those
+// before it did: so that quiet has to last for its time afterwards, and a
+// series taken for a prober's by accident has that long to become uneven.
+// recognised is true then.
 func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 	for _, k := range p.candidates(c) {
 		s := p.known[k]
@@ -145,8 +147,8 @@ func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 		}
 	}
 	if s := p.known[c]; s != nil {
-		// A client between the probes: they go on. Or a pattern seen too early in
-		// arrivals with jitter: it is looked for again.
+		// A client between the probes: they go on. Or a pattern seen too early
+		// in arrivals with jitter: it is looked for again.
 		if s.others++; s.others < maxSeries {
 			return false, false
 		}
@@ -166,8 +168,8 @@ func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 	i, _ := slices.BinarySearch(times, t)
 	times = slices.Insert(times, i, t)
 	p.times[c] = times
-	// A client may have come in between at first: the latest are enough, if they
-	// are regular.
+	// A client may have come in between at first: the latest are enough, if
+	// they are regular.
 	for from := 0; len(times)-from >= 3; from++ {
 		if s, ok := fit(times[from:], chance/float64(1+10*from)); ok {
 			p.add(c, s)
@@ -180,9 +182,9 @@ func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 
 // alive returns when the series that is expected to go on longest last had an
 // arrival, and until when it is expected to. Those of local addresses are left
-// out: a kubelet's, Docker's or the container's own probes go on whether clients
-// do or not. Any other may be a balancer's, which has not moved on, or a client
-// that polls.
+// out: a kubelet's, Docker's or the container's own probes go on whether
+// clients do or not. Any other may be a balancer's, which has not moved on, or
+// a client that polls.
 func (p *probes) alive(now time.Duration, local []netip.Addr) (last, until time.Duration) {
 	for c, s := range p.known {
 		if c.peer.IsLoopback() || slices.Contains(local, c.peer) {
@@ -215,7 +217,8 @@ func (p *probes) candidates(c class) (all []class) {
 	return all
 }
 
-// rate returns how many arrivals per second all the probers make that are known.
+// rate returns how many arrivals per second all the probers make that are
+// known.
 func (p *probes) rate() (perSecond float64, n int) {
 	for _, s := range p.known {
 		perSecond += s.rate()

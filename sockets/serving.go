@@ -19,8 +19,8 @@ type Serving struct {
 	// UDP are the local ports of bound, unconnected UDP sockets, QUIC's among
 	// them. Their clients are not counted.
 	UDP []uint16
-	// Unix are the names of listening Unix stream sockets. Their clients are not
-	// counted.
+	// Unix are the names of listening Unix stream sockets. Their clients are
+	// not counted.
 	Unix []string
 }
 
@@ -29,8 +29,9 @@ func (s *Serving) Nothing() bool { return len(s.TCP)+len(s.UDP)+len(s.Unix) == 0
 
 var errHidden = errors.New("the descriptors of some process can't be read")
 
-// Serving looks through the descriptors of every process below drainit. An error
-// means that it may have missed some: nothing follows from their absence then.
+// Serving looks through the descriptors of every process below drainit. An
+// error means that it may have missed some: nothing follows from their absence
+// then.
 func (c *Counter) Serving() (Serving, error) {
 	inodes, complete := descendantSockets(os.Getpid())
 	var s Serving

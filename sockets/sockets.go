@@ -1,22 +1,58 @@
-// Package sockets tells from the kernel's own tables whether clients of the child still arrive, wait, or
-// are being served. It needs neither privilege nor the child's help, makes no connection, and before a stop
-// begins reads nothing but one small file, when somebody asks.
+// Package sockets reports from the kernel's own tables whether clients of the
+// child still arrive, wait, or are being served. It needs neither privilege nor
+// the child's help, makes no connection, and before a stop begins reads nothing
+// but one small file, when drainit is awake anyway.
 //
 //	                     every 100 ms after t0
-//	sock_diag ── listeners ──► accept queue ─┐
-//	          ── connections ─► judge ───────┼──► Verdict
-//	          ── ends of them ┐              │
-//	snmp ──── PassiveOpens ───┴► arrivals ───┘
+//	sock_diag ── listeners ──► accept queue ─────────┐
+//	          ── connections ─► judge ► evidence ────┼──► Verdict
+//	          ── ends of them ┐                      │
+//	snmp ──── PassiveOpens ───┴► arrivals ► evidence ┘
 //
-// The invariant: a count that failed, or may be incomplete, is unknown and never zero. Whatever can't be
-// decided is decided for waiting, which the caller bounds.
+// # Evidence
 //
-// Decoding (diag.go, proc.go) and judging (judge.go, arrivals.go, probes.go) are pure: they are told what
-// was seen and when. The rest reads. The netlink framing is written out since it is a few dozen lines here,
-// where mdlayher/netlink, framing alone, adds 0.19 MB to a binary (this package, all of it: 0.17), and allocates for each message.
+// A condition is met when no evidence is against it. There are three kinds, and
+// a Verdict says which holds, for which peer, and for how long it still may:
 //
-// It does not see UDP, QUIC and Unix sockets; nor what is inside a connection: requests in flight are
-// deduced from bytes, queues and times.
+//   - Certain evidence holds for as long as it lasts: the accept queue, unread
+//     bytes, unacknowledged bytes that make progress, a request that came after
+//     the last answer, clients that connect more often than probers do.
+//   - Ambiguous evidence may be a client or nothing, and holds for the patience:
+//     23 s after t0. It is the order of bytes within a kernel's tick (4 or 10
+//     ms), several requests on one connection (HTTP/2, gRPC), TLS before its
+//     first answer, an answer that pauses or may be an interim one, connections
+//     at regular intervals, requests that go on arriving on kept connections,
+//     and a connection of which only the age is known.
+//   - Stale is no evidence: a peer that has acknowledged nothing for 15 s, a
+//     minute without a byte in either direction, pings and their answers.
+//
+// Quiet means that no new work arrives: neither connections nor requests on
+// kept ones. Probes from this machine's addresses and the default gateway's (a
+// kubelet's, Docker's) say nothing about clients. Others may be a balancer's
+// that has not moved on, or a client that polls.
+//
+// What can't be known: that a segment held two requests; that a regular client
+// goes on after the patience; what a connection carries where netlink is
+// denied, for longer than 15 s; that a request silent for minutes, such as
+// redis' BLPOP, is worth no wait, before a minute has passed.
+//
+// The rules are in evidence.go, each with its cause and its number.
+//
+// # Invariants
+//
+// A failed or possibly incomplete count is unknown, never zero. Certain
+// evidence is never outweighed, ambiguous evidence never outlasts the patience:
+// random histories are checked against both.
+//
+// Decoding (diag.go, proc.go) and judging (judge.go, conn.go, evidence.go,
+// arrivals.go, probes.go) are pure: they are told what was seen, and when. The
+// rest reads. The netlink framing is written out, since it is a few dozen lines
+// here, where mdlayher/netlink, framing alone, adds 0.19 MB to a binary (this
+// package, all of it: 0.17) and allocates for each message.
+//
+// It does not see UDP, QUIC and Unix sockets, which Serving names; nor what is
+// inside a connection: requests in flight are deduced from bytes, queues and
+// times.
 package sockets
 
 import (
@@ -31,30 +67,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Until is what to wait for. Each includes the one before it.
+// Until is what to wait for. Each value includes the one before it.
 type Until string
 
 const (
 	Window Until = "window" // nothing
-	Quiet  Until = "quiet"  // no client has arrived for a while, and none waits to be accepted
+	Quiet  Until = "quiet"  // no work has arrived for a while, and none waits to be accepted
 	Idle   Until = "idle"   // and no request is in flight
 	Closed Until = "closed" // and no connection is open
 )
 
-// Options says what is the child's. The zero value takes every listener in the network namespace that isn't
-// known to be a neighbour's for the child's.
+// Options says what belongs to the child. With the zero value that is every
+// listener in the network namespace that is not known to be a neighbour's.
 type Options struct {
-	// Ports are the child's. Nil finds them.
+	// Ports are the child's; nil to find them.
 	Ports []uint16
-	// OwnPort is where drainit itself listens; 0 if nowhere.
+	// OwnPort is where drainit itself listens; 0 for nowhere.
 	OwnPort uint16
-	// OwnAccepts returns how many connections drainit itself has accepted. It may be nil.
+	// OwnAccepts returns how many connections drainit itself has accepted. It
+	// may be nil.
 	OwnAccepts func() uint64
-	// Dials returns how many connections drainit itself has made to the child's ports, counted before each
-	// is begun. It may be nil.
+	// Dials returns how many connections drainit itself has made to the child's
+	// ports, counted before each is begun. It may be nil.
 	Dials func() uint64
-	// StreamPause is how long the pauses of the child's streams are, at most; 0 if
-	// that is unknown.
+	// StreamPause is how long the pauses of the child's streams are, at most; 0
+	// if that is unknown.
 	StreamPause time.Duration
 	// ClosedIdle is how long a connection is silent before it no longer counts
 	// for Closed; 0 for a minute.
@@ -63,7 +100,8 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Counter counts the child's clients. Its methods may be called from several goroutines.
+// Counter counts the child's clients. Its methods may be called from several
+// goroutines.
 type Counter struct {
 	options Options
 	log     *slog.Logger
@@ -79,14 +117,14 @@ type Counter struct {
 	fellBack bool // to /proc
 	snmp     []byte
 
-	// Tests put faults in their place.
+	// Tests inject faults here.
 	openNetlink func() (*netlink, error)
 	openEvents  func() (*events, error)
 	tables      func(buf []byte, visit func(*socket)) ([]byte, error)
 	opens       func(buf []byte) (uint64, []byte, error)
 }
 
-// New returns a Counter that has read nothing yet but PassiveOpens.
+// New returns a Counter. It reads PassiveOpens and nothing else.
 func New(o Options) *Counter {
 	c := &Counter{
 		options:     o,
@@ -102,7 +140,7 @@ func New(o Options) *Counter {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	for _, p := range o.Ports {
-		c.keep(p) // their connections count even if nobody has been seen listening
+		c.keep(p) // their connections count even if no listener has been seen
 	}
 	c.SampleArrivals()
 	return c
@@ -117,8 +155,8 @@ func readOpens(buf []byte) (uint64, []byte, error) {
 	return n, buf, err
 }
 
-// Listening returns the ports the child listens on now, sorted. The child closes them later: what has been
-// seen once is remembered for Watch.
+// Listening returns the ports the child listens on now, sorted. The child
+// closes them later: a port seen once is remembered for Watch.
 func (c *Counter) Listening() ([]uint16, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -148,28 +186,29 @@ func (c *Counter) keep(port uint16) {
 	}
 }
 
-// reading is one of PassiveOpens, less what was drainit's own.
+// reading is a value of PassiveOpens, without drainit's own connections.
 type reading struct {
 	at    time.Time
 	opens uint64
 }
 
 const (
-	// Readings are taken at this pace at most for a while, so that a short life has its rate too; and then
-	// less often: the file costs the kernel some 40 µs, and a minute of idling has 1 ms.
+	// Readings are taken at most at this pace at first, so that a short life
+	// has a rate too, and then less often: the file costs the kernel some 40
+	// µs, and a minute of idling may cost 1 ms.
 	firstPace, firstReadings = time.Second, 8
 	laterPace                = 5 * time.Second
-	// Nobody in less than this need not mean nobody.
+	// Over a shorter history, zero arrivals say nothing about the rate.
 	shortHistory = 10 * time.Second
-	// The rate at t0 is that of this long before it.
+	// The rate at t0 is counted over this long before it.
 	history = time.Minute
 )
 
-// SampleArrivals takes a reading of the arrivals counter, if it is time for one. It is meant to be called whenever
-// drainit is awake anyway, as for a readiness probe, and wakes nobody by itself.
+// SampleArrivals takes a reading of PassiveOpens, if one is due. It is meant to
+// be called whenever drainit is awake anyway, as for a readiness probe.
 func (c *Counter) SampleArrivals() {
 	if !c.mu.TryLock() {
-		return // the tables are being read: a probe's answer doesn't wait for that
+		return // a probe's answer does not wait for the tables to be read
 	}
 	defer c.mu.Unlock()
 	pace := laterPace
@@ -192,14 +231,14 @@ func (c *Counter) read(now time.Time) (reading, error) {
 	}
 	r := reading{now, opens - min(own, opens)}
 	c.readings = append(c.readings, r)
-	// One that is older than the history is kept: it may be all there is.
+	// One reading older than the history is kept: it may be the only one.
 	for len(c.readings) > 2 && now.Sub(c.readings[1].at) > history {
 		c.readings = slices.Delete(c.readings, 0, 1)
 	}
 	return r, nil
 }
 
-// own is how many connections were drainit's.
+// own returns how many connections were drainit's.
 func (c *Counter) own() (n uint64) {
 	if c.options.OwnAccepts != nil {
 		n += c.options.OwnAccepts()
@@ -210,7 +249,8 @@ func (c *Counter) own() (n uint64) {
 	return n
 }
 
-// rate is the arrival rate before now, and the time it was counted over; 0 if there are no two readings.
+// rate returns the arrival rate before now, and the time it was counted over; 0
+// without two readings.
 func (c *Counter) rate(now time.Time) (float64, time.Duration) {
 	last, err := c.read(now)
 	if err != nil || len(c.readings) < 2 {
@@ -252,17 +292,20 @@ func (c *Counter) burstGap() (gap time.Duration) {
 	return gap
 }
 
-// age is how long arrivals could have been counted, at least the pace of readings.
+// age returns how long arrivals could have been counted, at least the pace of
+// readings.
 func (c *Counter) age(now time.Time) time.Duration {
 	return max(firstPace, now.Sub(c.born))
 }
 
-// Relax drops Watch to one look per second, for when there is nothing left to decide.
+// Relax drops Watch to one poll per second, for when there is nothing left to
+// decide.
 func (c *Counter) Relax() { c.slow.Store(true) }
 
 func (c *Counter) slowed() bool { return c.slow.Load() }
 
-// view is one way to the tables: by netlink, or if that is closed by /proc. It is used under the lock.
+// view reads the tables, by netlink or if that is denied from /proc. It is used
+// under the lock.
 type view struct {
 	c   *Counter
 	nl  *netlink
@@ -279,10 +322,13 @@ func (v *view) close() {
 	v.nl = nil
 }
 
-// denied reports whether an error means that there is no way, rather than that it failed.
+// denied reports whether an error means that netlink can't be used here, rather
+// than that it failed.
 func denied(err error) bool {
-	for _, e := range [...]error{unix.EPERM, unix.EACCES, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT,
-		unix.ESOCKTNOSUPPORT, unix.ENOSYS, unix.ENOENT, unix.EOPNOTSUPP} {
+	for _, e := range [...]error{
+		unix.EPERM, unix.EACCES, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT,
+		unix.ESOCKTNOSUPPORT, unix.ENOSYS, unix.ENOENT, unix.EOPNOTSUPP,
+	} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -290,7 +336,7 @@ func denied(err error) bool {
 	return false
 }
 
-// each hands every socket in the states of the mask to see, from where that can be had.
+// forEachSocket passes every socket in the states of the mask to visit.
 func (v *view) forEachSocket(f families, states uint32, port uint16, info bool, visit func(*socket)) error {
 	if !v.c.fellBack {
 		err := v.queryNetlink(f, states, port, info, visit)
@@ -299,8 +345,8 @@ func (v *view) forEachSocket(f families, states uint32, port uint16, info bool, 
 		}
 		v.c.fellBack = true
 		v.close()
-		v.c.log.Warn("the kernel won't list sockets by netlink; reading /proc/net/tcp, which tells less: "+
-			"a request in flight is seen only while its bytes are queued", "error", err)
+		v.c.log.Warn("sockets can't be listed by netlink; reading /proc/net/tcp instead, which tells less: "+
+			"a connection may carry a request until it is 15 s old", "error", err)
 	}
 	var err error
 	v.buf, err = v.c.tables(v.buf, func(s *socket) {
@@ -321,13 +367,15 @@ func (v *view) queryNetlink(f families, states uint32, port uint16, info bool, v
 	}
 	err := v.nl.dump(f, states, port, info, visit)
 	if err != nil {
-		// A dump given up may still have datagrams under way; a new socket has none.
+		// An abandoned dump may still have datagrams under way; a new socket
+		// has none.
 		v.close()
 	}
 	return err
 }
 
-// listeners returns the child's listeners, and whether there are others.
+// listeners returns the child's listeners, and reports whether there are
+// others.
 func (v *view) listeners() (mine []listener, foreign bool, err error) {
 	v.all, v.ownQueue = v.all[:0], 0
 	err = v.forEachSocket(bothFamilies, maskListen, 0, false, func(s *socket) {

@@ -100,7 +100,8 @@ func pair(t *testing.T, l net.Listener, network string) (client, server *net.TCP
 	return c.(*net.TCPConn), s.(*net.TCPConn)
 }
 
-// looking returns a function that makes one look at a port, and one that returns the last tally.
+// looking returns a function that makes one look at a port, and one that
+// returns the last tally.
 func looking(t *testing.T, port uint16) func() tally {
 	w := &watch{c: New(Options{Ports: []uint16{port}}), until: Idle, t0: time.Now()}
 	t.Cleanup(w.close)
@@ -114,7 +115,8 @@ func looking(t *testing.T, port uint16) func() tally {
 	}
 }
 
-// soon looks until the tally is as wanted: some of it is only known after a tick or two.
+// soon looks until the tally is as wanted: some of it is only known after a
+// tick or two.
 func soon(t *testing.T, look func() tally, what string, ok func(tally) bool) {
 	t.Helper()
 	var got tally
@@ -155,7 +157,8 @@ func TestWhatTheKernelTellsOfARequest(t *testing.T) {
 						t.Fatalf("request %d, read and not answered: %+v", i, n)
 					}
 				}
-				// A second request is known for one, and no reply, by the third.
+				// A second request is known for one, and no reply, by the
+				// third.
 				if n := look(); i != 1 && n.lasting != 1 {
 					t.Fatalf("a slow request: %+v", n)
 				}
@@ -227,7 +230,8 @@ func TestAStreamToASilentClientIsBusy(t *testing.T) {
 	soon(t, look, "silence", func(n tally) bool { return n.inFlight+n.ambiguous+n.recent == 0 })
 }
 
-// A connection may live for less than the time between two looks; its end is announced.
+// A connection may live for less than the time between two looks; its end is
+// announced.
 func TestShortConnectionsAreSeenWithTheirPeer(t *testing.T) {
 	l, port := listen(t, "tcp", "127.0.0.1:0")
 	w := &watch{c: New(Options{Ports: []uint16{port}}), until: Quiet, t0: time.Now()}

@@ -12,26 +12,27 @@ import (
 const (
 	// While something is to be decided the tables are read this often; while an
 	// instant between two requests is looked for as often as the dump's cost
-	// allows, and not below the kernel's usual tick; where they are only counted
-	// more seldom, and once there is nothing left to decide rarely.
+	// allows, and not below the kernel's usual tick; where they are only
+	// counted more seldom, and once there is nothing left to decide rarely.
 	pollEvery  = 100 * time.Millisecond
 	hurryEvery = 4 * time.Millisecond
 	countEvery = 500 * time.Millisecond
 	slowEvery  = time.Second
 	// A dump of 50,000 connections takes about a tenth of a second: polling may
-	// take a tenth of one CPU, and in a hurry a twentieth (it goes on for longer).
+	// take a tenth of one CPU, and in a hurry a twentieth (it goes on for
+	// longer).
 	pollShare, hurryShare = 10, 20
 	// The ends of connections are collected this often. The time of an arrival
-	// is deduced from the connection's age at its end, and probers are recognised
-	// by being regular to within some ticks.
+	// is deduced from the connection's age at its end, and probers are
+	// recognised by being regular to within some ticks.
 	collectEvery = 10 * time.Millisecond
 	// Counting that has failed for this long, without one success, is blind.
 	blindAfter = 3 * time.Second
 )
 
 // Watch polls the child's clients from now on, which is t0, until done is
-// closed. It then closes the channel. It starts one goroutine. A Verdict that is
-// not received is withdrawn when the next one is made, so that none is old.
+// closed. It then closes the channel. It starts one goroutine. A Verdict that
+// is not received is withdrawn when the next one is made, so that none is old.
 //
 // With Until Window every Verdict is met: clients are only counted, at a lower
 // pace.
@@ -163,8 +164,8 @@ func (w *watch) poll() Verdict {
 	queued, err := w.pollTables(began)
 	end := w.now()
 	// The CPU's time, not the clock's: on a machine with a load of 70 a poll of
-	// nothing took a second, and the next was due ten seconds later. The cheaper
-	// of two counts, as a thread may have changed.
+	// nothing took a second, and the next was due ten seconds later. The
+	// cheaper of two counts, as a thread may have changed.
 	cost := end - began
 	if cpu := threadTime() - used; cpu >= 0 {
 		cost = min(cost, cpu)
@@ -198,9 +199,9 @@ func (w *watch) pollTables(began time.Duration) (queued int, err error) {
 	if queued, err = w.pollListeners(); err != nil {
 		return 0, err
 	}
-	// Read after PassiveOpens, and with those that drainit has not accepted yet:
-	// a probe of drainit itself must not pass for a client. One too many is
-	// counted at the next poll.
+	// Read after PassiveOpens, and with those that drainit has not accepted
+	// yet: a probe of drainit itself must not pass for a client. One too many
+	// is counted at the next poll.
 	own := w.c.own() + uint64(w.view.ownQueue)
 	w.judge.begin()
 	if len(w.ports) == 0 {
@@ -268,8 +269,8 @@ func (w *watch) pollConnections(counted bool) error {
 		}
 		now := w.now()
 		fresh, work := w.judge.observe(s, now)
-		// In /proc/net/tcp a connection that is accepted gets another key. It was
-		// counted when it came.
+		// In /proc/net/tcp a connection that is accepted gets another key. It
+		// was counted when it came.
 		if fresh && w.started && !(w.c.fellBack && counted) {
 			w.addArrival(s, now)
 		}
@@ -356,8 +357,8 @@ func (w *watch) addArrival(s *socket, now time.Duration) {
 	}
 	at := now
 	if s.info {
-		// Until something has come that is the age of the connection, then that of
-		// the request.
+		// Until something has come that is the age of the connection, then that
+		// of the request.
 		at = max(w.last, now-s.recvAgo)
 	}
 	w.arrivals.add(class{s.peer, s.local, s.recv}, min(at, now), s.self && !w.foreign)
@@ -403,8 +404,8 @@ type openings struct {
 const unseenFor = 500 * time.Millisecond
 
 // excess returns how many connections have been counted for a while, and not
-// been seen since. With first set it only starts to count. With all set none was seen one by one,
-// as the keys of /proc/net/tcp do not last.
+// been seen since. With first set it only starts to count. With all set none
+// was seen one by one, as the keys of /proc/net/tcp do not last.
 func (o *openings) excess(opens uint64, now time.Duration, first, all bool) int {
 	if first {
 		*o = openings{base: opens}
