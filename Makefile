@@ -13,7 +13,8 @@
 # make soak    one long run, into docs: make soak FOR=2h
 # make lint    format, vet for all architectures, tidy, staticcheck, errorlint
 # make release VERSION=v1.2.3
-#              what a release publishes, into dist/; HEAD's, not the worktree's
+#              what a release publishes, into dist/; HEAD's, not the worktree's;
+#              release-test (Debian, root) installs it, pulls it, builds it again
 
 GO ?= go
 
@@ -39,7 +40,7 @@ BEFORE ?= 0e188c0
 RUN ?= .
 RUNS ?= 1
 
-.PHONY: bench soak test-kernels test-arches test-elsewhere drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release clean
+.PHONY: bench soak test-kernels test-arches test-elsewhere drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release release-test clean
 
 drainit:
 	$(BUILD) -o $@ .
@@ -102,6 +103,10 @@ fuzz:
 
 release:
 	cd release && $(GO) run . -version '$(VERSION)'
+
+release-test:
+	release/test-setup
+	cd release && $(GO) test -count=1 -timeout 60m ./...
 
 clean:
 	rm -rf drainit dist

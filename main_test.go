@@ -239,6 +239,18 @@ func TestEnvironmentArrivesAsItWas(t *testing.T) {
 	}
 }
 
+func TestReferenceNamesEachCommand(t *testing.T) {
+	reference, err := os.ReadFile("docs/reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for word := range commands {
+		if !strings.HasPrefix(word, "-") && !strings.Contains(string(reference), "`drainit "+word) {
+			t.Errorf("docs/reference.md lacks `drainit %s`", word)
+		}
+	}
+}
+
 func TestHelpFitsATerminal(t *testing.T) {
 	for l := range strings.Lines(usage) {
 		if len(l) > 81 || strings.Contains(l, "\t") {
