@@ -62,29 +62,40 @@ func parseRequest(head []byte) (q request, rejected *response) {
 	if len(q.path) > 1 {
 		q.path = strings.TrimSuffix(q.path, "/")
 	}
+	rejected = q.parseFields(fields)
+	return q, rejected
+}
+
+// parseFields parses the header lines of a head. Its result is as that of
+// parseRequest.
+func (q *request) parseFields(fields []byte) (rejected *response) {
 	length := ""
-	for line, fields = cutLine(fields); len(line) > 0; line, fields = cutLine(fields) {
+	for {
+		line, rest := cutLine(fields)
+		if len(line) == 0 {
+			return nil
+		}
+		fields = rest
 		name, value, found := bytes.Cut(line, []byte(":"))
 		// A line that continues the one before is invalid since RFC 7230.
 		if !found || !isToken(string(name)) || bytes.ContainsFunc(value, isControl) {
-			return q, text(400, "malformed HTTP request: invalid header line")
+			return text(400, "malformed HTTP request: invalid header line")
 		}
 		value = bytes.Trim(value, " \t")
 		switch {
 		case bytes.EqualFold(name, []byte("Content-Length")):
 			n, err := strconv.ParseUint(string(value), 10, 63)
 			if err != nil || length != "" && length != string(value) {
-				return q, text(400, "invalid Content-Length")
+				return text(400, "invalid Content-Length")
 			}
 			length, q.body = string(value), q.body || n > 0
 		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
 			if !bytes.EqualFold(value, []byte("chunked")) {
-				return q, text(501, "unsupported Transfer-Encoding")
+				return text(501, "unsupported Transfer-Encoding")
 			}
 			q.body = true
 		}
 	}
-	return q, nil
 }
 
 // cutLine cuts off the first line of b, without its line break.

@@ -81,7 +81,7 @@ func TestBalancers(t *testing.T) {
 		{"kubelet", "GET /readyz HTTP/1.1\r\nHost: 10.0.0.1:8099\r\nUser-Agent: kube-probe/1.34\r\nAccept: */*\r\nConnection: close\r\n\r\n", 200},
 		{"HAProxy, option httpchk /readyz", "OPTIONS /readyz HTTP/1.0\r\n\r\n", 200},
 		{"HAProxy, option httpchk GET /readyz", "GET /readyz HTTP/1.0\r\n\r\n", 200},
-		{"HAProxy, http-check send ver HTTP/1.1", "OPTIONS /readyz HTTP/1.1\r\nconnection: close\r\n\r\n", 200},
+		{"HAProxy, http-check send meth GET ver HTTP/1.1", "GET /readyz HTTP/1.1\r\nconnection: close\r\n\r\n", 200},
 		{"HAProxy, option httpchk without a path", "OPTIONS / HTTP/1.0\r\n\r\n", 404},
 		{"nginx Plus", "GET /readyz HTTP/1.0\r\nHost: backend\r\nConnection: close\r\n\r\n", 200},
 		{"nginx upstream_check_module", "HEAD /readyz HTTP/1.0\r\n\r\n", 200},

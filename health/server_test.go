@@ -320,7 +320,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%q is missing in\n%s", want, got)
 		}
 	}
-	// Anybody could make up paths, each a time series.
+	// A client could make up paths, each of them a time series.
 	if strings.Contains(got, "nothing") {
 		t.Errorf("unknown paths are counted by name:\n%s", got)
 	}
