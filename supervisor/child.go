@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,6 +163,8 @@ func (l *loop) logOrphans() {
 	attrs := []any{"processes", names(l.child.orphans), "signal", SignalName(l.stopSignal()),
 		"kill_after", round(time.Until(l.child.orphanBy))}
 	switch {
+	case anyDenied(l.child.orphans):
+		l.Log.Warn("the child has left processes behind that drainit may not signal", append(attrs, "hint", deniedHint)...)
 	case l.stop.begun():
 		l.Log.Info("the child has ended: waiting for the processes it left behind", attrs...)
 	case l.child.exit.Code() == 0:
@@ -170,6 +173,23 @@ func (l *loop) logOrphans() {
 	default:
 		l.Log.Info("the child has ended by itself and left processes behind", attrs...)
 	}
+}
+
+// denied divides processes into those that drainit may not signal, and the
+// others.
+func denied(all []Other) (denied, others []Other) {
+	for _, p := range all {
+		if p.Denied {
+			denied = append(denied, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return denied, others
+}
+
+func anyDenied(all []Other) bool {
+	return slices.ContainsFunc(all, func(p Other) bool { return p.Denied })
 }
 
 // names returns the first processes by name, and how many more there are, or
@@ -181,7 +201,11 @@ func names(all []Other) string {
 	const most = 3
 	var list []string
 	for _, p := range all[:min(len(all), most)] {
-		list = append(list, p.String())
+		name := p.String()
+		if p.Denied {
+			name += " (which drainit may not signal)"
+		}
+		list = append(list, name)
 	}
 	s := strings.Join(list, ", ")
 	if more := len(all) - most; more > 0 {

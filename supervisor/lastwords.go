@@ -97,7 +97,7 @@ func (r *record) attrs() []any {
 		attrs = append(attrs, "by", r.stop.by, "total", round(r.end.Sub(r.stop.at)))
 	}
 	if !r.stop.forwarded.IsZero() {
-		attrs = append(attrs, "sent", SignalName(r.signal), "why", r.stop.why, "forwarded_after", r.forwardedAfter())
+		attrs = append(attrs, r.sentAttrs()...)
 		attrs = append(attrs, clientAttrs(r.atSignal)...)
 	}
 	for _, p := range []Phase{Draining, Stopping, Killing} {
@@ -105,10 +105,31 @@ func (r *record) attrs() []any {
 			attrs = append(attrs, p.String(), round(r.spent[p]))
 		}
 	}
-	if r.cut() {
-		attrs = append(attrs, "killed", names(r.stop.left))
-	}
+	attrs = append(attrs, r.killedAttrs()...)
 	return append(attrs, "reaped", r.reaped, "summary", r.lastWords())
+}
+
+// sentAttrs says what became of the stop signal.
+func (r *record) sentAttrs() []any {
+	if r.stop.err != nil {
+		return []any{"not_sent", SignalName(r.signal), "error", r.stop.err, "why", r.stop.why}
+	}
+	return []any{"sent", SignalName(r.signal), "why", r.stop.why, "forwarded_after", r.forwardedAfter()}
+}
+
+// killedAttrs names what SIGKILL was sent to, and what it could not be sent to.
+func (r *record) killedAttrs() (attrs []any) {
+	if !r.cut() {
+		return nil
+	}
+	denied, killed := denied(r.stop.left)
+	if len(killed) > 0 || len(denied) == 0 {
+		attrs = append(attrs, "killed", names(killed))
+	}
+	if len(denied) > 0 {
+		attrs = append(attrs, "not_killed", names(denied))
+	}
+	return attrs
 }
 
 func (r *record) forwardedAfter() time.Duration { return round(r.stop.forwarded.Sub(r.stop.at)) }
@@ -187,7 +208,7 @@ func (r *record) with() string {
 func (r *record) orphans() string {
 	switch {
 	case r.killedOrphans():
-		return fmt.Sprintf("; of what it left behind was killed %s later, at %s: %s",
+		return fmt.Sprintf("; of what it left behind SIGKILL was sent %s later, at %s, to %s",
 			round(r.stop.killed.Sub(r.child.exitedAt)), r.orphanLimit(), names(r.stop.left))
 	case len(r.child.orphans) > 0:
 		return fmt.Sprintf("; what it left behind ended %s later: %s", round(r.end.Sub(r.child.exitedAt)), names(r.child.orphans))
@@ -212,8 +233,8 @@ func (r *record) hints() string {
 	switch {
 	case r.stop.late:
 		return "; drainit was held up (paused, or without CPU time) and sent the signal late"
-	case r.stop.err != nil:
-		return "; " + deniedHint
+	case r.stop.err != nil, anyDenied(r.child.orphans), anyDenied(r.stop.left):
+		return "; drainit may not signal every process here: " + deniedHint
 	case !r.stop.forwarded.IsZero() && slices.Contains([]string{"su", "sudo", "runuser"}, path.Base(r.command)):
 		return fmt.Sprintf("; %s kills soon after it has passed the signal on: use setpriv, gosu or su-exec instead", path.Base(r.command))
 	case r.killedChild() && len(r.stop.left) > 1 && !r.policy.Group:

@@ -25,6 +25,7 @@ type history struct {
 	orphans   int // processes the child left behind
 	err       error
 	late      bool
+	denied    bool // drainit may signal none of the others
 	command   string
 	lastAt    time.Duration
 	policy    Policy
@@ -34,9 +35,9 @@ type history struct {
 	oom       uint64
 }
 
-func others(n int) (all []Other) {
+func (h history) others(n int) (all []Other) {
 	for i := range n {
-		all = append(all, Other{Process: proc.Process{PID: 12 + i, Name: "gunicorn"}})
+		all = append(all, Other{proc.Process{PID: 12 + i, Name: "gunicorn"}, h.denied})
 	}
 	return all
 }
@@ -56,8 +57,8 @@ func (h history) record() record {
 		start:   start,
 		end:     start.Add(max(h.exited, h.killed, h.end)),
 		child: child{exited: h.exited > 0, exitedAt: at(h.exited), exit: reaper.Exit{Status: h.status},
-			lastSignal: h.last, lastSignalAt: at(h.lastAt), statusText: h.text, orphans: others(h.orphans)},
-		stop:     stop{at: at(h.t0), by: h.by, forwarded: at(h.forwarded), why: "window", err: h.err, late: h.late, killed: at(h.killed), left: others(h.left)},
+			lastSignal: h.last, lastSignalAt: at(h.lastAt), statusText: h.text, orphans: h.others(h.orphans)},
+		stop:     stop{at: at(h.t0), by: h.by, forwarded: at(h.forwarded), why: "window", err: h.err, late: h.late, killed: at(h.killed), left: h.others(h.left)},
 		signal:   h.policy.ForwardedAs(0),
 		atSignal: h.clients,
 		oomKills: h.oom,
@@ -95,15 +96,17 @@ func TestLastWords(t *testing.T) {
 			[]string{"still running: gunicorn (pid 12)"}, "SIGNAL_SCOPE"},
 		{"immortal", history{t0: s, by: "SIGTERM", forwarded: 6 * s, killed: 29 * s}, []string{"killed at the deadline"}, "exited"},
 		{"orphans killed", history{exited: s, killed: 6 * s, left: 1, orphans: 2},
-			[]string{"exited with code 0 by itself", "of what it left behind was killed 5s later, at the end of DRAINIT_ORPHAN_GRACE: gunicorn (pid 12)"}, "deadline"},
+			[]string{"exited with code 0 by itself", "of what it left behind SIGKILL was sent 5s later, at the end of DRAINIT_ORPHAN_GRACE, to gunicorn (pid 12)"}, "deadline"},
 		{"what a script left behind is killed", history{t0: s, by: "SIGTERM", forwarded: 6 * s, exited: 6*s + 1e6, killed: 29 * s, left: 1, orphans: 1},
-			[]string{"not finished in time", "exited with code 0 1ms later", "killed 22.999s later, at the deadline: gunicorn (pid 12)"}, "finished in 2"},
+			[]string{"not finished in time", "exited with code 0 1ms later", "SIGKILL was sent 22.999s later, at the deadline, to gunicorn (pid 12)"}, "finished in 2"},
 		{"what a script left behind ends", history{t0: s, by: "SIGTERM", forwarded: 6 * s, exited: 6*s + 1e6, end: 11 * s, orphans: 1},
 			[]string{"finished in 10s", "what it left behind ended 4.999s later: gunicorn (pid 12)"}, "killed"},
 		{"an explicit ORPHAN_GRACE", history{t0: s, by: "SIGTERM", forwarded: 6 * s, exited: 7 * s, killed: 10 * s, left: 1, orphans: 1,
-			policy: Policy{Timeline: Timeline{OrphanGraceSet: true}}}, []string{"killed 3s later, at the end of DRAINIT_ORPHAN_GRACE"}, "the deadline"},
+			policy: Policy{Timeline: Timeline{OrphanGraceSet: true}}}, []string{"SIGKILL was sent 3s later, at the end of DRAINIT_ORPHAN_GRACE"}, "the deadline"},
 		{"a child of another uid", history{t0: s, by: "SIGTERM", forwarded: 6 * s, killed: 29 * s, exited: 29 * s, status: kill, left: 1, err: unix.EPERM},
 			[]string{"SIGTERM could not be sent after 5s (operation not permitted)", "CAP_KILL"}, "was forwarded"},
+		{"an orphan of another uid", history{t0: s, by: "SIGTERM", forwarded: 6 * s, exited: 7 * s, killed: 29 * s, orphans: 1, left: 1, denied: true},
+			[]string{"gunicorn (pid 12) (which drainit may not signal)", "CAP_KILL"}, ""},
 		{"drainit was held up", history{t0: s, by: "SIGTERM", forwarded: 40 * s, killed: 40*s + s/2, exited: 41 * s, status: kill, left: 2, late: true},
 			[]string{"held up"}, "script"},
 		{"su", history{t0: s, by: "SIGTERM", forwarded: 6 * s, exited: 8 * s, command: "/bin/su"}, []string{"su kills soon", "gosu"}, ""},

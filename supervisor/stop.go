@@ -43,10 +43,19 @@ func (l *loop) begin(by string) {
 	if l.OnStop != nil {
 		l.OnStop()
 	}
-	t := l.Timeline
-	l.Log.Info("stop asked for: not ready, still serving", "by", by,
-		"forward_not_before", t.Window, "until", string(l.Until), "forward_by", t.ForwardAfter(), "kill_after", t.KillAfter())
+	l.logBegin()
 	l.transition(stopAsked)
+}
+
+// logBegin reports the timeline of the stop.
+func (l *loop) logBegin() {
+	t := l.Timeline
+	if t.Window == 0 && l.Until == sockets.Window {
+		l.Log.Info("stop asked for: the signal is forwarded at once", "by", l.stop.by)
+		return
+	}
+	l.Log.Info("stop asked for: not ready, still serving", "by", l.stop.by,
+		"forward_not_before", t.Window, "until", string(l.Until), "forward_by", t.ForwardAfter(), "kill_after", t.KillAfter())
 }
 
 // sendDrainSignal tells the child at t0 to take no more work.

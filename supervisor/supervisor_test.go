@@ -901,7 +901,7 @@ func TestLastWordsOfARun(t *testing.T) {
 		{"at the deadline", setup{child: process{stubborn: true}, orphans: []process{{stubborn: true}}}, nil, []act{termAtOnce},
 			[]string{"killed at the deadline", "server (pid 100), server (pid 101)"}},
 		{"orphans killed", setup{orphans: []process{{stubborn: true}}}, nil, []act{{s, exitedWith(0)}},
-			[]string{"exited with code 0", "of what it left behind was killed 5s later, at the end of DRAINIT_ORPHAN_GRACE: server (pid 101)"}},
+			[]string{"exited with code 0", "of what it left behind SIGKILL was sent 5s later, at the end of DRAINIT_ORPHAN_GRACE, to server (pid 101)"}},
 		{"with a status", setup{}, nil, []act{{0, notify.Message{HasStatus: true, Status: "busy"}}, {s, exitedWith(3)}}, []string{"busy"}},
 		{"by prestop", setup{}, nil, []act{{0, SigPrestop}, {6 * s, term}}, []string{"asked to stop by prestop", "finished in 6s"}},
 	} {
