@@ -268,7 +268,8 @@ func TestLastWordsInAReadOnlyContainer(t *testing.T) {
 	t.Parallel()
 	// As the kubelet does: the file is mounted, and writable for all.
 	file := wordsFile(t, "")
-	w := box(t, append([]string{"-v", file + ":/dev/termination-log"}, bareBox...), []string{"GRACE_PERIOD=10s", "DRAIN_WINDOW=500ms"}, "listen :8080", "onterm 0", `notify "STATUS=3 jobs left"`)
+	w := box(t, append([]string{"-v", file + ":/dev/termination-log"}, bareBox...), []string{"GRACE_PERIOD=10s", "DRAIN_WINDOW=500ms", "READY_CHECK=notify"},
+		"listen :8080", "onterm 0", `notify "READY=1\nSTATUS=3 jobs left"`)
 	w.becomes(200, "")
 	w.deliver(term)
 	w.exits(0)

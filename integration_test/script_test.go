@@ -98,8 +98,8 @@ func TestAChildThatCantBeSignalled(t *testing.T) {
 	})
 	p.says("ready")
 	answers(t, url+"/readyz", 200)
-	p.logs("the child can't be signalled")
 	p.signal(unix.SIGTERM)
+	p.logs("the child can't be signalled")
 	p.exits(137)
 	line := p.logs(`drainit: stopped"`)
 	for _, want := range []string{"level=WARN", "could not be sent", "operation not permitted", "uid 65534", "CAP_KILL"} {

@@ -149,10 +149,14 @@ func (l *loop) send(sig unix.Signal) error {
 // deniedHint is the cure for a child that drainit may not signal.
 const deniedHint = "run drainit as the server's user (gosu app /drainit -- server), or give the container CAP_KILL"
 
-// checkSignal warns at the first ready of a child that could not be told to
-// stop later.
+// checkSignal warns of a child that can't be told to stop: at the first ready,
+// and at t0, since a wrapper may change the uid after it was called ready.
 func (l *loop) checkSignal() {
+	if l.warnedOfUID || l.child.exited {
+		return
+	}
 	if err := l.System.CheckSignal(); err != nil {
+		l.warnedOfUID = true
 		l.Log.Warn("the child can't be signalled: it would not learn of a stop", "error", err, "hint", deniedHint)
 	}
 }

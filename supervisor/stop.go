@@ -45,6 +45,7 @@ func (l *loop) begin(by string) {
 	}
 	l.logBegin()
 	l.transition(stopAsked)
+	l.checkSignal()
 }
 
 // logBegin reports the timeline of the stop.

@@ -196,14 +196,15 @@ type loop struct {
 	announced announcement
 	published health.Answer // what the gate says; nothing is decided by it
 
-	counts map[unix.Signal]*health.Count
-	reaped uint64
-	exits  []reaper.Exit // reused
-	due    []alarm       // reused
-	timer  *time.Timer
-	again  chan struct{} // reap once more, without waiting for SIGCHLD
-	hinted bool          // about a signal that may be the image's STOPSIGNAL
-	panics int
+	counts      map[unix.Signal]*health.Count
+	reaped      uint64
+	exits       []reaper.Exit // reused
+	due         []alarm       // reused
+	timer       *time.Timer
+	again       chan struct{} // reap once more, without waiting for SIGCHLD
+	warnedOfUID bool
+	hinted      bool // about a signal that may be the image's STOPSIGNAL
+	panics      int
 }
 
 // Run supervises the child that o.System has started until it and what it
