@@ -76,23 +76,6 @@ func find(name string) *scenario {
 // the table's.
 var budgets = []time.Duration{10 * time.Second, 30 * time.Second, fullBudget}
 
-// orders lists a case's stops: a row each; or for the default rule, window and
-// no value at each of the budgets.
-func (c *scenario) orders(defaults bool) (all []order) {
-	if !defaults {
-		for _, r := range c.rows {
-			all = append(all, order{Case: c.name, Until: r.until, Budget: fullBudget})
-		}
-		return all
-	}
-	for _, budget := range budgets {
-		for _, until := range []string{"window", ""} {
-			all = append(all, order{Case: c.name, Until: until, Budget: budget})
-		}
-	}
-	return all
-}
-
 // want is what a stop under a value must come to. At other budgets nothing is
 // expected.
 func (c *scenario) want(until string, budget time.Duration) want {

@@ -81,6 +81,7 @@ type settings struct {
 	out           string
 	keep          bool
 	defaults      bool
+	value         string
 	list, verbose bool
 }
 
@@ -93,6 +94,7 @@ func parse() (s settings, err error) {
 	flag.StringVar(&s.out, "out", "", "write the table into this file, and the results beside it")
 	flag.BoolVar(&s.keep, "keep", false, "add to the results that are there")
 	flag.BoolVar(&s.defaults, "default", false, "compare DRAIN_UNTIL=window with no value, at budgets of 10, 30 and 60 s")
+	flag.StringVar(&s.value, "value", "", "with -default: compare this `value` instead of none")
 	flag.BoolVar(&s.list, "list", false, "list the stops")
 	flag.BoolVar(&s.verbose, "v", false, "print drainit's log and the losses")
 	flag.Parse()
@@ -158,7 +160,7 @@ func run() error {
 func (s *settings) orders(subjects []subject, dir string) (all []order) {
 	for round := range s.rounds {
 		for _, c := range cases {
-			for _, o := range c.orders(s.defaults) {
+			for _, o := range s.rows(&c) {
 				if !s.match.MatchString(o.name()) {
 					continue
 				}
@@ -167,6 +169,23 @@ func (s *settings) orders(subjects []subject, dir string) (all []order) {
 					all = append(all, o)
 				}
 			}
+		}
+	}
+	return all
+}
+
+// rows are a case's stops: one for each value it is about; or for the default
+// rule, window and the other value at each of the budgets.
+func (s *settings) rows(c *scenario) (all []order) {
+	if !s.defaults {
+		for _, r := range c.rows {
+			all = append(all, order{Case: c.name, Until: r.until, Budget: fullBudget})
+		}
+		return all
+	}
+	for _, budget := range budgets {
+		for _, until := range []string{"window", s.value} {
+			all = append(all, order{Case: c.name, Until: until, Budget: budget})
 		}
 	}
 	return all

@@ -229,7 +229,7 @@ func (r *result) name() string {
 	return order{Case: r.Case, Until: r.Until, Budget: time.Duration(r.Budget * float64(time.Second))}.name()
 }
 
-// defaultTable compares no value with window: a row for each case and budget.
+// defaultTable compares no value, or another one, with window: a row for each case and budget.
 // Sorted results of one subject are expected.
 func defaultTable(results []result) string {
 	var b strings.Builder
@@ -248,7 +248,7 @@ func defaultTable(results []result) string {
 			keys = append(keys, k)
 		}
 		i := 0
-		if r.Until == "" {
+		if r.Until != "window" {
 			i = 1
 		}
 		pair[i] = append(pair[i], r)
