@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/drainit/drainit/internal/proc"
-	"golang.org/x/sys/unix"
 )
 
 // Serving is what the processes below drainit hold of sockets that clients can
@@ -19,8 +18,8 @@ type Serving struct {
 	// UDP are the local ports of bound, unconnected UDP sockets, QUIC's among
 	// them. Their clients are not counted.
 	UDP []uint16
-	// Unix are the names of listening Unix stream sockets. Their clients are
-	// not counted.
+	// Unix are the names of listening Unix sockets. Their clients are not
+	// counted.
 	Unix []string
 }
 
@@ -82,8 +81,8 @@ func sorted(ports []uint16) []uint16 {
 	return slices.Compact(ports)
 }
 
-// unixListeners returns the names of the listening stream sockets among the
-// inodes, from the text of /proc/net/unix:
+// unixListeners returns the names of the listening sockets among the inodes,
+// SOCK_STREAM or SOCK_SEQPACKET, from the text of /proc/net/unix:
 //
 //	Num       RefCount Protocol Flags    Type St Inode Path
 //	0000…: 00000002 00000000 00010000 0001 01 20193 /run/server.sock
@@ -93,14 +92,13 @@ func unixListeners(text []byte, inodes map[uint32]struct{}) (names []string) {
 		_, rest = field(rest)
 		_, rest = field(rest)
 		flags, rest := field(rest)
-		kind, rest := field(rest)
+		_, rest = field(rest)
 		_, rest = field(rest)
 		inode, rest := field(rest)
 		f, ok1 := number(flags, 16)
-		k, ok2 := number(kind, 16)
-		n, ok3 := number(inode, 10)
+		n, ok2 := number(inode, 10)
 		const acceptsConnections = 1 << 16 // __SO_ACCEPTCON
-		if !ok1 || !ok2 || !ok3 || f&acceptsConnections == 0 || k != unix.SOCK_STREAM {
+		if !ok1 || !ok2 || f&acceptsConnections == 0 {
 			continue
 		}
 		if _, ok := inodes[uint32(n)]; !ok {

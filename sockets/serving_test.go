@@ -12,13 +12,14 @@ func TestUnixListeners(t *testing.T) {
 	text := []byte("Num       RefCount Protocol Flags    Type St Inode Path\n" +
 		"0000000000000000: 00000002 00000000 00010000 0001 01 11 /run/a server.sock\n" +
 		"0000000000000000: 00000002 00000000 00010000 0001 01 12 @abstract\n" +
+		"0000000000000000: 00000002 00000000 00010000 0005 01 19 @packets\n" +
 		"0000000000000000: 00000003 00000000 00000000 0001 03 13 /run/connected.sock\n" +
 		"0000000000000000: 00000002 00000000 00000000 0002 01 14 /run/datagram.sock\n" +
 		"0000000000000000: 00000002 00000000 00010000 0001 01 15 /run/neighbour.sock\n" +
 		"0000000000000000: 00000002 00000000 00010000 0001 01 16\n" +
 		"0000000000000000: 00000002 00000000 0001")
-	inodes := map[uint32]struct{}{11: {}, 12: {}, 13: {}, 14: {}, 16: {}}
-	want := []string{"/run/a server.sock", "@abstract", "unnamed"}
+	inodes := map[uint32]struct{}{11: {}, 12: {}, 13: {}, 14: {}, 16: {}, 19: {}}
+	want := []string{"/run/a server.sock", "@abstract", "@packets", "unnamed"}
 	if got := unixListeners(text, inodes); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
