@@ -197,7 +197,7 @@ func TestSignalsAreCaughtFirst(t *testing.T) {
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		t.Skip("package catch uses os/signal here, which is initialized after os")
 	}
-	c := exec.Command("/proc/self/exe", "-test.run=^$")
+	c := exec.Command(os.Args[0], "-test.run=^$")
 	c.Env = append(os.Environ(), "GODEBUG=inittrace=1")
 	trace, err := c.CombinedOutput()
 	before, _, found := strings.Cut(string(trace), "init github.com/drainit/drainit/internal/catch ")
@@ -221,7 +221,7 @@ func TestEnvironmentArrivesAsItWas(t *testing.T) {
 		}
 		env := []string{mode, "PATH=" + os.Getenv("PATH"), "DRAINIT_HEALTH_ADDR=off",
 			"DRAINIT_TERMINATION_LOG=off", "X=1", "X=2", "no name"}
-		p, err := os.StartProcess("/proc/self/exe", []string{"drainit", "--", "cat", "/proc/self/environ"},
+		p, err := os.StartProcess(os.Args[0], []string{"drainit", "--", "cat", "/proc/self/environ"},
 			&os.ProcAttr{Env: env, Files: []*os.File{nil, w, os.Stderr}})
 		w.Close()
 		if err != nil {

@@ -96,7 +96,7 @@ func sendRole() {
 // is open: until the test ends.
 func role(t *testing.T, name string, env ...string) (*exec.Cmd, io.WriteCloser) {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command(os.Args[0])
 	// The race detector would add a second to every exit.
 	cmd.Env = append(append(os.Environ(), env...), roleVar+"="+name, "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr

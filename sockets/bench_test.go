@@ -58,7 +58,7 @@ func connections(b *testing.B, n int) uint16 {
 		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Max < uint64(2*share+50) {
 			b.Skipf("needs %d descriptors a process, may have %d", 2*share+50, limit.Max)
 		}
-		cmd := exec.Command("/proc/self/exe")
+		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=hold 127.0.0.%d:%d %d", helper, i, port, share))
 		in, err := cmd.StdinPipe()
 		if err != nil {

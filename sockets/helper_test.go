@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 // first line.
 func start(t *testing.T, what string, cgroup int) string {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe")
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), helper+"="+what)
 	if cgroup > 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: cgroup}

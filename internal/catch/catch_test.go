@@ -75,7 +75,7 @@ type child struct {
 // startChild runs this test binary as the program of TestMain.
 func startChild(t *testing.T, mode string) *child {
 	t.Helper()
-	c := &child{Cmd: exec.Command("/proc/self/exe"), t: t, lines: make(chan string, 100)}
+	c := &child{Cmd: exec.Command(os.Args[0]), t: t, lines: make(chan string, 100)}
 	c.Env = append(os.Environ(), "CATCH_CHILD="+mode)
 	out, err := c.StdoutPipe()
 	if err != nil {
