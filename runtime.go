@@ -57,21 +57,21 @@ func limitMemory() {
 		<-nextCollection()
 		for {
 			time.Sleep(settleTime)
-			if heapSize() < used+worthReturning {
+			if residentHeap() < used+worthReturning {
 				break
 			}
 			runtime.GC() // what the first of two has freed the second finds unused
 			debug.FreeOSMemory()
-			used = heapSize()
+			used = residentHeap()
 		}
 	}
 }
 
-// heapSize returns the size of the heap's objects, garbage included.
-func heapSize() uint64 {
+// residentHeap returns how much of the heap has not been returned.
+func residentHeap() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.HeapAlloc
+	return m.HeapSys - m.HeapReleased
 }
 
 // nextCollection returns a channel that the next garbage collection closes.
