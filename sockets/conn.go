@@ -8,7 +8,7 @@ const (
 	delayedAck = 220 * time.Millisecond
 	// After being asked again this often a connection is known for one of
 	// requests and answers: in a TLS handshake both sides speak twice.
-	settledAsks = 2
+	settledAsks = 3
 	// So many growths of an answer, asked for by nothing, make a stream.
 	streamPieces = 2
 	// A growth of more than this in one poll is a download's, not a stream's.

@@ -64,6 +64,9 @@ const (
 	interimLeast, interimMost = 25, 110
 	// HTTP/2's frames are small: an average segment of a whole answer is not.
 	frameSegment = 75
+	// A haproxy that pools HTTP/2 sends 20 to 50 bytes a segment and is sent 60
+	// to 90, of redis' protocol it is less.
+	terseRequest, terseAnswer = 64, 100
 	// What a server has sent when a TLS 1.3 handshake is complete, and what it
 	// has received with the request: Go 769 bytes, node 1,215; a chain of
 	// certificates up to 6,000. Before the first answer session tickets are the
@@ -177,7 +180,9 @@ func (r *rules) inFlight(c *connState, s *socket, now time.Duration, certain fun
 
 	case c.unsettled() && greeted(s):
 		return suspect("connection that has only greeted", last+greetedFor)
-	case c.frame:
+	// Control frames follow data in either direction: the last of them says
+	// nothing. Blocking commands of redis are as small.
+	case c.frame, terse(s):
 		return suspect("request or control frame", last+suspectFor)
 	case s.recvAgo == s.sentAgo && c.order != asked:
 		return suspect("request or answer within a tick", last+suspectFor)
@@ -209,6 +214,9 @@ func (r *rules) answered(c *connState, s *socket, now time.Duration,
 		held = suspect("connection that speaks in frames", last+suspectFor)
 	case c.unsettled() && !r.cleartext[s.local] && handshaken(s) && s.recvAgo-s.sentAgo <= s.rtt+2*tick:
 		held = suspect("TLS connection before its first answer", last+suspectFor)
+	// The child is known for streams, and this answer may be one that has begun.
+	case r.streamPause > 0 && s.sentAgo < r.streamPause:
+		held = suspect("answer that may pause", now-s.sentAgo+r.streamPause)
 	// An answer may come in pieces, until it is known that they don't.
 	case c.unsettled():
 		held = suspect("answer that may go on", now-s.sentAgo+streamFor)
@@ -286,6 +294,13 @@ func oneWay(s *socket) bool { return s.dataIn >= 3 && s.recv/uint64(s.dataIn) < 
 func greeted(s *socket) bool {
 	return s.dataIn >= 2 && s.dataIn <= 3 && s.dataOut >= 1 && s.dataOut <= 3 &&
 		s.recv >= 42 && s.recv <= 110 && s.sent >= 18 && s.sent <= 100
+}
+
+// terse reports whether both sides have sent small segments only, as HTTP/2
+// without large answers and redis do, and HTTP/1.1 does not.
+func terse(s *socket) bool {
+	return s.dataOut > 0 && s.dataIn > 0 &&
+		s.sent/uint64(s.dataOut) <= terseAnswer && s.recv/uint64(s.dataIn) <= terseRequest
 }
 
 // replied reports whether the client's last bytes came as soon after the

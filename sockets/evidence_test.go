@@ -118,11 +118,17 @@ func TestEvidence(t *testing.T) {
 		{"tokens, 3 s between them", []step{{-4 * time.Second, asks(80)}, {-4 * time.Second, sends(160)}, {-1 * time.Second, sends(26)},
 			{2100 * ms, sends(26)}, {5100 * ms, sends(26)}, {8100 * ms, sends(26)}}, "...caacaacaaaaaaaaa....", rules{}},
 		{"tokens, and a pause that is known", []step{{-1 * time.Second, asks(80)}, {-1 * time.Second, sends(160)},
-			{1100 * ms, sends(26)}, {2100 * ms, sends(26)}}, "..cccccc......", rules{streamPause: 5 * time.Second}},
+			{1100 * ms, sends(26)}, {2100 * ms, sends(26)}}, "aacccccc......", rules{streamPause: 5 * time.Second}},
 		{"pings of HTTP/2", append(each(greet, -60*time.Second),
 			each([]step{{0, sends(17)}, {4 * ms, receives(17)}}, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
 		{"a WebSocket's pings", append(each(http, -30*time.Second),
 			each([]step{{0, sends(6)}, {4 * ms, receives(10)}}, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
+		{"an answer that may pause, as is known", []step{{-2 * time.Second, asks(80)}, {-2 * time.Second, sends(160)}},
+			"aaaaaaaa......", rules{streamPause: 10 * time.Second}},
+		{"a haproxy's pool of HTTP/2, left", each([]step{{0, receives(33)}, {4 * ms, sends(75)}, {8 * ms, receives(13)}},
+			-3*time.Second, -2*time.Second, -time.Second, 500*ms, 700*ms, 900*ms, 1300*ms), "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
+		{"redis' BLPOP of 5 s, again and again", each([]step{{0, sends(5)}, {0, receives(40)}}, -10*time.Second, -5*time.Second, 0),
+			"aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
 		{"statsd", each([]step{{0, receives(30)}}, -5*time.Second, -4*time.Second, -3*time.Second, -2*time.Second), "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -157,9 +157,8 @@ func TestWhatTheKernelTellsOfARequest(t *testing.T) {
 						t.Fatalf("request %d, read and not answered: %+v", i, n)
 					}
 				}
-				// A second request is known for one, and no reply, by the
-				// third.
-				if n := look(); i != 1 && n.lasting != 1 {
+				// So small a further one may be a reply.
+				if n := look(); i == 0 && n.lasting != 1 {
 					t.Fatalf("a slow request: %+v", n)
 				}
 				exchange(t, server, client, "answer")
@@ -171,7 +170,7 @@ func TestWhatTheKernelTellsOfARequest(t *testing.T) {
 			client.CloseWrite()
 			io.ReadFull(server, make([]byte, 4))
 			for range 10 {
-				if n := look(); n.open != 1 || n.inFlight != 1 {
+				if n := look(); n.open != 1 || n.inFlight+n.ambiguous != 1 {
 					t.Fatalf("half-closed and not answered: %+v", n)
 				}
 			}
