@@ -133,6 +133,9 @@ func TestMain(m *testing.M) {
 	if drainitPath != "" {
 		os.RemoveAll(filepath.Dir(drainitPath))
 	}
+	if standInBuilt {
+		exec.Command("docker", "image", "rm", "--force", standInImage).Run()
+	}
 	os.Exit(code)
 }
 
@@ -408,14 +411,16 @@ func readDockerfile(t *testing.T, b block) {
 }
 
 var (
-	standInOnce sync.Once
-	standInErr  error
+	standInOnce  sync.Once
+	standInErr   error
+	standInBuilt bool
 )
+
+const standInImage = "drainit-docs-test/base"
 
 // standIn builds, once, an image that has nothing but drainit.
 func standIn(t *testing.T) string {
 	t.Helper()
-	const image = "drainit-docs-test/base"
 	needsDocker(t)
 	standInOnce.Do(func() {
 		dir := t.TempDir()
@@ -430,12 +435,13 @@ func standIn(t *testing.T) string {
 			standInErr = err
 			return
 		}
-		docker(t, "build", "--quiet", "--tag", image, dir)
+		docker(t, "build", "--quiet", "--tag", standInImage, dir)
+		standInBuilt = true
 	})
 	if standInErr != nil {
 		t.Fatal(standInErr)
 	}
-	return image
+	return standInImage
 }
 
 func needsDocker(t *testing.T) {
