@@ -64,11 +64,9 @@ func (l *loop) findListeners() {
 		s, err := l.Clients.Serving()
 		l.clients.serving <- serving{s, err}
 	}
-	if l.DrainSignal != 0 {
-		look()
-		return
-	}
+	found := make(chan struct{})
 	go func() { // ends with the look
+		defer close(found)
 		defer func() {
 			if p := recover(); p != nil {
 				bug.Report(l.Log, "the look for listeners", p)
@@ -76,7 +74,16 @@ func (l *loop) findListeners() {
 		}()
 		look()
 	}()
+	if l.DrainSignal != 0 {
+		select {
+		case <-found:
+		case <-time.After(lookTime):
+		}
+	}
 }
+
+// lookTime bounds how long DRAIN_SIGNAL waits for the look for listeners.
+const lookTime = 100 * time.Millisecond
 
 // onServing handles what clients can reach the child by.
 func (l *loop) onServing(s serving) {
