@@ -13,7 +13,7 @@ import (
 // Serving is what the processes below drainit hold of sockets that clients can
 // reach.
 type Serving struct {
-	// TCP are the ports that are listened on.
+	// TCP are the ports that are listened on, or have been since the start.
 	TCP []uint16
 	// UDP are the local ports of bound, unconnected UDP sockets, QUIC's among
 	// them. Their clients are not counted.
@@ -35,6 +35,11 @@ func (c *Counter) Serving() (Serving, error) {
 	inodes, complete := descendantSockets(os.Getpid())
 	var s Serving
 	err := s.read(inodes)
+	// A server that has closed its listener, for a reload or to hand it over, is
+	// no worker: what it has listened on since the start counts.
+	c.mu.Lock()
+	s.TCP = sorted(append(s.TCP, c.ports...))
+	c.mu.Unlock()
 	if err == nil && !complete {
 		err = errHidden
 	}
