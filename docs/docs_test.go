@@ -575,9 +575,7 @@ func TestLinks(t *testing.T) {
 				t.Errorf("%s links to %s, and there is no such heading", file, m[1])
 			}
 			if strings.HasSuffix(to, ".md") && !reached[to] {
-				if strings.HasPrefix(to, "docs/") { // the page's own folder, as ../docs has it
-					to = strings.TrimPrefix(to, "docs/")
-				}
+				to = strings.TrimPrefix(to, "docs/") // the page's own folder, as ../docs has it
 				to = strings.TrimPrefix(to, "../docs/")
 				if !reached[to] {
 					reached[to] = true

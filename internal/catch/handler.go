@@ -15,8 +15,10 @@ import (
 var (
 	pending  atomic.Uint64 // bit n-1 is signal n
 	arrivals atomic.Uint32 // a futex: counts what came
-	self     uint32        // this process's PID
+	//lint:ignore U1000 the handler reads it: this process's PID
+	self uint32
 	// runtimeHandler is the Go runtime's, which gets the faults.
+	//lint:ignore U1000 the handler jumps to it
 	runtimeHandler uintptr
 	// handlerAddr is the address of our own.
 	handlerAddr uintptr
