@@ -136,6 +136,15 @@ func (c *Config) fillEmpty() {
 	}
 }
 
+// useDefaults replaces values that could not be decoded.
+func (c *Config) useDefaults() {
+	for _, v := range c.variables() {
+		if v.problem() != nil && v.def != "" {
+			v.field.(envconfig.Decoder).Decode(v.def)
+		}
+	}
+}
+
 // defaultOf returns the default of the variable called name.
 func defaultOf(name string) string {
 	all := new(Config).variables()

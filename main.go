@@ -65,7 +65,7 @@ func supervise(command []string) int {
 
 	config, err := load()
 	terminationLog := config.TerminationLog.path
-	if err != nil {
+	if err != nil && !config.Bypass.on {
 		return failStart(stderr, terminationLog, err, codeError)
 	}
 	// Look the command up before binding the port, so that `drainit hepl` in a
@@ -80,6 +80,11 @@ func supervise(command []string) int {
 		gate:   new(health.Gate),
 
 		requests: make(chan chan<- health.Status),
+	}
+	if err != nil {
+		config.useDefaults()
+		r.config = config
+		r.log.Warn("bypassed: defaults replace what is wrong in the configuration", "error", err)
 	}
 	if err := r.listen(); err != nil {
 		return failStart(stderr, terminationLog, err, codeError)
@@ -117,10 +122,17 @@ func (r *runner) listen() error {
 			Log:    r.log,
 		})
 		if err != nil {
-			return wrong("HEALTH_ADDR", addr, "can't listen there: "+err.Error(),
+			err = wrong("HEALTH_ADDR", addr, "can't listen there: "+err.Error(),
 				"free the port, or set another, or off")
 		}
-		r.server = s
+		switch {
+		case err == nil:
+			r.server = s
+		case !r.config.Bypass.on:
+			return err
+		default:
+			r.log.Warn("bypassed: readiness is not served", "error", err)
+		}
 	}
 	options := sockets.Options{
 		Ports:       r.config.Ports.ports,
