@@ -60,7 +60,7 @@ func newPoller(calls sync.Locker) (*poller, error) {
 func (p *poller) pollOnce(fd uintptr) bool {
 	p.calls.Lock()
 	defer p.calls.Unlock()
-	for p.n, p.err = -1, unix.EINTR; p.err == unix.EINTR; {
+	for p.n, p.err = -1, unix.EINTR; errors.Is(p.err, unix.EINTR); {
 		p.n, p.err = unix.EpollWait(int(fd), p.events[:], 0)
 	}
 	return p.n != 0

@@ -233,13 +233,13 @@ const acceptBatch = 64
 func (p *port) accept() {
 	for range acceptBatch {
 		fd, err := accept(p.listener)
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			p.pause = 0
 			p.add(fd)
-		case unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return
-		case unix.EINTR, unix.ECONNABORTED:
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 		default:
 			// Out of descriptors or memory. Connections that wait for nothing
 			// may have them; or it passes. A probe is late by a second at most.
