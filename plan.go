@@ -87,9 +87,9 @@ func (c *Config) steps(p supervisor.Policy, received unix.Signal) (steps []step)
 
 // conditions are what each DRAIN_UNTIL waits for.
 var conditions = map[sockets.Until]string{
-	sockets.Quiet:  "no new connection arrives",
-	sockets.Idle:   "no new connection arrives and no request is in flight",
-	sockets.Closed: "no new connection arrives and none is open",
+	sockets.Quiet:  "no new connection or request arrives",
+	sockets.Idle:   "no new connection or request arrives and none is in flight",
+	sockets.Closed: "no new connection or request arrives and none is open, but for silent ones",
 }
 
 // budgetRemark says where the budget comes from, and what it must agree with.

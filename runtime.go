@@ -19,8 +19,8 @@ import (
 // begins, and all processors take part in it: 67 threads at 256 CPUs, 255 at
 // 1,000, where a pids limit of 100 ends the program. That happens before any
 // package is initialized (measured with GOMAXPROCS=1000; an init function that
-// imports package runtime alone comes too late), and no setting of the linker or
-// go:debug line changes it. GOMAXPROCS=1 in the container's environment does.
+// imports package runtime alone comes too late), and no linker setting or
+// "go:debug" line changes it. GOMAXPROCS=1 in the container's environment does.
 //
 // Variables for the Go runtime are meant for a server written in Go. A limit of
 // its memory would have drainit collect all the time (ten times the CPU time for
@@ -37,7 +37,7 @@ func limitRuntime() {
 	}
 }
 
-// limitMemory returns memory to the kernel after every burst of whatever: some
+// limitMemory returns memory to the kernel after every burst of work: some
 // time after a garbage collection, and again until the heap grows no more.
 //
 // The collector is aggressive: it runs when the heap has 1 MB, not 4, and what

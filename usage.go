@@ -86,17 +86,18 @@ Variables, all beginning with DRAINIT_ (30s, 1m30s, or 30 for seconds):
                              most a third of the budget unless set
   DRAIN_UNTIL      window    what else to wait for: window, quiet, idle, closed
   STREAM_PAUSE     0s        longest pause of a stream, for idle; 0: unknown
-  CLOSED_IDLE      60s       a connection as silent does not count for closed
-  STOP_RESERVE     10s       kept for the server after the signal; as above
+  CLOSED_IDLE      60s       closed ignores a connection silent for as long
+  STOP_RESERVE     10s       kept for the server once it has its signal; at
+                             most a third of the budget unless set
   KILL_MARGIN      2s        SIGKILL comes this long before the budget ends; at
                              most a tenth of it unless set
-  UNREADY_DELAY    0s        keep answering ready this long after the signal
+  UNREADY_DELAY    0s        keep answering ready so long after a stop begins
   STOP_ON          SIGTERM,SIGINT
                              signals that begin a stop: the image's STOPSIGNAL
   STOP_SIGNAL      as received
                              what the server is sent: nginx SIGQUIT
   DRAIN_SIGNAL     none      sent at once when a stop begins: Sidekiq SIGTSTP
-  SIGNAL_SCOPE     child     who is sent signals: child or group
+  SIGNAL_SCOPE     child     what is sent signals: child or group
   SIGNAL_MAP       none      rewriting: SIGHUP=SIGUSR2,SIGUSR1=ignore
   EXIT_CODES       none      remapping: 143=0
   ORPHAN_GRACE     5s        for processes the server leaves behind; 0: none
@@ -131,9 +132,8 @@ func help([]string) int {
 	return 0
 }
 
-// version prints the version, as dockerd expects of its --init-path too.
 // version prints the version, the commit and its date, and what it was built
-// with and for. Go stamps commit and date into a build from a repository, a
+// with and for; dockerd asks its --init-path for it. Go stamps commit and date into a build from a repository, a
 // release's among them; one by `go install …@version` has the version alone.
 func version([]string) int {
 	v, built := buildVersion()

@@ -337,7 +337,7 @@ func TestPrestopThatNoSIGTERMFollows(t *testing.T) {
 	about(t, "forwarded", duration(t, line, "after"), 3500*time.Millisecond)
 	w.says("got 15")
 	w.deliver(term) // the signal that prestop announced; it has been forwarded already
-	w.logs("the stop signal has come after prestop, and was forwarded before")
+	w.logs("the stop signal that prestop announced has come; it was already forwarded")
 	w.expect(0, "drained after", "prestop")
 	w.stop(8)
 	if n := w.out.count("got"); n != 1 {

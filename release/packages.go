@@ -69,7 +69,7 @@ func writePackage(s *source, out, manual string, t target, format string) error 
 		Section: "admin", Priority: "optional", License: "MIT", MTime: s.time,
 		Maintainer:  "The drainit authors <drainit@users.noreply.github.com>",
 		Homepage:    "https://github.com/drainit/drainit",
-		Description: "container init that loses nobody in a rolling restart",
+		Description: "container init that drops no requests during a rolling restart",
 		// nfpm takes patterns otherwise, and a folder's name may look like one.
 		DisableGlobbing: true,
 		Overridables: nfpm.Overridables{

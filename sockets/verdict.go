@@ -12,9 +12,6 @@ type Verdict struct {
 	// Met reports that the condition holds at this instant. The Verdict is
 	// offered at that instant only.
 	Met bool
-	// MetIgnoringAmbiguous reports that only ambiguous evidence is against it,
-	// for a caller whose patience is shorter.
-	MetIgnoringAmbiguous bool
 	// Blind reports that counting has failed for seconds, or is impossible. The
 	// window alone decides.
 	Blind bool
@@ -82,7 +79,7 @@ func (w *watch) decide(queued int, now time.Duration) Verdict {
 		Rate: a.clientRate(), Quiet: a.quiet(), QuietFor: now - a.last,
 	}
 	if len(w.ports) == 0 || w.until == Window {
-		v.Met, v.MetIgnoringAmbiguous = true, true
+		v.Met = true
 		return v
 	}
 	work := a.claim(now)
@@ -98,7 +95,6 @@ func (w *watch) decide(queued int, now time.Duration) Verdict {
 		v.Met = quiet && t.holding == 0
 	}
 	if v.Met {
-		v.MetIgnoringAmbiguous = true
 		return v
 	}
 	w.explain(&v, w.evidence(queued, work), now)
@@ -148,15 +144,11 @@ func queue(why string) holder {
 
 // explain fills in why the condition is not met.
 func (w *watch) explain(v *Verdict, all []against, now time.Duration) {
-	v.MetIgnoringAmbiguous = true
 	var parts []string
 	var strongest *against
 	for i := range all {
 		e := &all[i]
 		parts = append(parts, e.what)
-		if e.evidence == Certain {
-			v.MetIgnoringAmbiguous = false
-		}
 		stronger := strongest == nil || e.evidence == Certain && strongest.evidence != Certain ||
 			e.evidence == strongest.evidence && e.until > strongest.until
 		if stronger {

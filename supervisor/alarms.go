@@ -22,13 +22,13 @@ func (l *loop) alarms() []alarm {
 	case l.phase == Killing:
 		l.addAlarm(l.giveUpAt(), (*loop).onGiveUp)
 	case l.child.exited:
-		l.addAlarm(l.child.orphanDeadline(), (*loop).onKillDue)
+		l.addAlarm(l.child.orphanAlarm(), (*loop).onKillDue)
 	case l.phase == Ready:
 		l.addAlarm(l.announced.retryAt, (*loop).announce)
 	case l.phase == Draining:
 		l.addAlarm(l.unreadyAt(), (*loop).onUnreadyDelayOver)
 		if l.stop.mayForward {
-			l.addAlarm(l.forwardWhenDrained(), (*loop).forwardAsDecided)
+			l.addAlarm(l.drainedAt(), (*loop).forwardAsDecided)
 		} else {
 			l.addAlarm(l.mayForwardAt(), (*loop).onWindowOver)
 			l.addAlarm(l.clients.reportAt, (*loop).logWaiting)
@@ -126,9 +126,9 @@ func (l *loop) mayForwardAt() time.Time {
 	return l.windowEnd()
 }
 
-// forwardWhenDrained returns an instant that has passed, or zero while prestop
-// still waits for the stop signal it announces.
-func (l *loop) forwardWhenDrained() time.Time {
+// drainedAt returns when to forward after the wait has ended: at once, for which
+// t0 stands, or never while prestop waits for the stop signal it announces.
+func (l *loop) drainedAt() time.Time {
 	if l.stop.prestop {
 		return time.Time{}
 	}

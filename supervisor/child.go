@@ -27,9 +27,9 @@ type child struct {
 	oom         oomCount
 }
 
-// orphanDeadline returns when what the child left behind is killed, or zero if
+// orphanAlarm returns when what the child left behind is killed, or zero if
 // nothing is left.
-func (c *child) orphanDeadline() time.Time {
+func (c *child) orphanAlarm() time.Time {
 	if c.noProcesses {
 		return time.Time{}
 	}

@@ -143,14 +143,9 @@ func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
 	}
 }
 
-// met reports whether the clients allow to forward at this instant: after the
-// window, and beyond Patience against certain evidence alone.
+// met reports whether the clients allow to forward at this instant.
 func (l *loop) met(v sockets.Verdict) bool {
-	after := time.Since(l.windowEnd())
-	if v.Blind || after < 0 {
-		return false
-	}
-	return v.Met || l.Patience > 0 && after >= l.Patience && v.MetIgnoringAmbiguous
+	return v.Met && !v.Blind && !time.Now().Before(l.windowEnd())
 }
 
 // logWaiting reports what the stop waits for, and for how long at most.

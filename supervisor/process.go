@@ -15,7 +15,7 @@ import (
 )
 
 // Process is the child and its descendants, as the kernel knows them. Nothing
-// else in drainit touches a PID.
+// else in a running drainit touches a PID.
 type Process struct {
 	pid    int // the main process: the one started, or its successor by MAINPID=
 	first  int // the process that was started, which leads the group

@@ -41,7 +41,7 @@ func (l *loop) onSignal(sig unix.Signal) {
 		// forward_by or skip has sent it already: many servers treat a second
 		// one as "stop immediately".
 		l.stop.prestop = false
-		l.Log.Info("the stop signal has come after prestop, and was forwarded before", "signal", SignalName(sig))
+		l.Log.Info("the stop signal that prestop announced has come; it was already forwarded", "signal", SignalName(sig))
 	default:
 		l.forwardOther(sig)
 	}
@@ -64,10 +64,10 @@ func (l *loop) onStopSignal(sig unix.Signal) {
 	switch {
 	case l.stop.prestop:
 		l.stop.prestop = false
-		l.Log.Info("the stop signal has come after prestop", "signal", SignalName(sig))
+		l.Log.Info("the stop signal that prestop announced has come", "signal", SignalName(sig))
 	case again:
 		// Runtimes repeat themselves; that must not cut the drain short.
-		l.Log.Info("stop signal again, nothing changes before it is forwarded; `drainit skip` ends the wait",
+		l.Log.Info("stop signal again: it changes nothing until the first is forwarded; `drainit skip` ends the wait",
 			"signal", SignalName(sig))
 	}
 }
@@ -88,7 +88,7 @@ func (l *loop) onPrestop() {
 // onSkip ends the wait of a stop.
 func (l *loop) onSkip() {
 	if l.phase != Draining {
-		l.Log.Info("nothing to skip: no stop is waiting to be forwarded", "phase", l.phase.String())
+		l.Log.Info("nothing to skip: no stop signal is waiting to be forwarded", "phase", l.phase.String())
 		return
 	}
 	l.forward("skip")

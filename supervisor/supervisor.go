@@ -25,9 +25,12 @@
 //	signals.go     what each signal drainit receives means
 //	stop.go        t0, forwarding, SIGKILL
 //	clients.go     what is known of the child's clients, and the wait for them
-//	readiness.go   whether the container is ready; watchdog.go its watchdog
+//	readiness.go   whether the container is ready
+//	watchdog.go    whether it is alive: the watchdog and LIVE_CHECK
+//	upstream.go    what the service manager above drainit is told
 //	child.go       exits, job control, what the child leaves behind
-//	process.go     starting and signalling processes; nothing else touches a PID
+//	process.go     starting and signalling processes; lookup.go finds the command,
+//	               trace.go lets one go on that asks to be traced
 //	lastwords.go   the summary and the termination message
 //	status.go      /statusz and /metrics
 //
@@ -109,7 +112,6 @@ type Policy struct {
 	Timeline    Timeline
 	Until       sockets.Until               // what a stop waits for besides the window
 	WindowSet   bool                        // DRAIN_WINDOW is set: it holds without clients too
-	Patience    time.Duration               // how long ambiguous evidence holds after the window; 0: as sockets says
 	StopOn      []unix.Signal               // signals that begin a stop
 	StopSignal  unix.Signal                 // what the child is sent; 0: the one received
 	DrainSignal unix.Signal                 // sent at t0; 0: none
@@ -156,7 +158,6 @@ type Timeline struct {
 	Window       time.Duration // never forward earlier
 	Reserve      time.Duration // promised to the child after the signal
 	Margin       time.Duration // SIGKILL comes this long before the budget ends
-	MaxWait      time.Duration // the longest wait for clients after the window; 0: until forward_by
 	UnreadyDelay time.Duration // keep answering ready this long after t0
 	OrphanGrace  time.Duration // for what the child leaves behind; 0: nothing
 	// OrphanGraceSet makes OrphanGrace bound the wait during a stop as well.
@@ -169,11 +170,7 @@ func (t Timeline) KillAfter() time.Duration { return t.Grace - t.Margin }
 
 // ForwardAfter returns the time from t0 to the latest instant of the signal.
 func (t Timeline) ForwardAfter() time.Duration {
-	latest := t.KillAfter() - t.Reserve
-	if t.MaxWait > 0 {
-		return min(latest, t.Window+t.MaxWait)
-	}
-	return latest
+	return t.KillAfter() - t.Reserve
 }
 
 // Outcome is how a run ended.

@@ -385,7 +385,6 @@ func TestExtendTimeout(t *testing.T) {
 func TestDrainUntil(t *testing.T) {
 	until := func(o *Options) { o.Until = sockets.Quiet }
 	broken := sockets.Verdict{Waiting: gone}
-	doubtful := sockets.Verdict{Known: true, Open: 1, MetIgnoringAmbiguous: true, Rate: 1}
 	watch := func(rest ...string) []string { return append([]string{"0s watch until quiet"}, rest...) }
 	runAll(t, []scenario{
 		{name: "window is not decided by the clients", acts: []act{termAtOnce, {s, waiting}, {2 * s, met}, {3 * s, blind}},
@@ -420,15 +419,6 @@ func TestDrainUntil(t *testing.T) {
 		{name: "a bound UDP socket is a listener", world: setup{serves: &sockets.Serving{UDP: []uint16{53}}},
 			acts: []act{readyAtOnce, {s, term}, {1100 * time.Millisecond, sockets.Verdict{Known: true, Rate: 1}}},
 			want: []string{"0s ready", "1s not ready", "6s SIGTERM", "6s watch rarely", "6s end 0"}},
-		{name: "ambiguous evidence holds for Patience after the window", options: func(o *Options) { until(o); o.Patience = 3 * s },
-			acts: []act{termAtOnce, {7 * s, doubtful}, {8 * s, doubtful}},
-			want: watch("8s SIGTERM", "8s watch rarely", "8s end 0")},
-		{name: "certain evidence holds beyond it", options: func(o *Options) { until(o); o.Patience = 3 * s },
-			acts: []act{termAtOnce, {7 * s, doubtful}, {8 * s, waiting}, {11 * s, met}},
-			want: watch("11s SIGTERM", "11s watch rarely", "11s end 0")},
-		{name: "but not beyond MaxWait", options: func(o *Options) { until(o); o.Timeline.MaxWait = 9 * s },
-			acts: []act{termAtOnce, {7 * s, waiting}},
-			want: watch("14s SIGTERM", "14s watch rarely", "14s end 0")},
 		{name: "window alone", acts: []act{termAtOnce}, want: []string{"5s SIGTERM", "5s watch rarely", "5s end 0"}},
 		{name: "met after the window forwards in that instant", options: until, acts: []act{termAtOnce, {6 * s, waiting}, {7300 * time.Millisecond, met}},
 			want: watch("7.3s SIGTERM", "7.3s watch rarely", "7.3s end 0")},
