@@ -446,10 +446,11 @@ func (s *site) stop(ctx context.Context, r *container, began time.Time) (code in
 		return code, false, err
 	case <-time.After(time.Until(began.Add(grace))):
 	}
-	if err := r.kill(ctx, "SIGKILL"); err != nil {
+	if err := r.kill(ctx, "SIGKILL"); err != nil && !strings.Contains(err.Error(), "is not running") {
 		return 0, true, err
 	}
-	return code, true, <-done
+	err = <-done
+	return code, true, err
 }
 
 var forwardedLine = regexp.MustCompile(`stop signal forwarded.*`)
