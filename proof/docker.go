@@ -123,9 +123,10 @@ func (e *engine) setUp(ctx context.Context, files map[string]string) error {
 	return err
 }
 
-// weigh gives the containers the weight of as many processes. All of Docker's
-// have that of one otherwise: beside a compiler they would get next to nothing,
-// and what they lose would be the machine's doing.
+// weigh puts the containers, this program and the balancers that it starts into
+// one cgroup with the weight of eight processes. All of Docker's containers
+// together have that of one otherwise: beside a few compilers they would get
+// next to nothing, and what they lose would be the machine's doing.
 func (e *engine) weigh(ctx context.Context) {
 	var info struct{ CgroupDriver string }
 	if e.call(ctx, "GET", "/info", nil, &info) != nil || info.CgroupDriver != "cgroupfs" {
@@ -137,6 +138,7 @@ func (e *engine) weigh(ctx context.Context) {
 			continue
 		}
 		if os.WriteFile(filepath.Join(dir, f[0]), []byte(f[1]), 0o644) == nil {
+			os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644)
 			e.cgroup = "/" + e.network
 			return
 		}
@@ -191,6 +193,7 @@ func (e *engine) tearDown() {
 	e.call(ctx, "DELETE", "/images/"+e.image+"?force=1", nil, nil)
 	left, _ := filepath.Glob("/sys/fs/cgroup/*/" + e.network)
 	for _, dir := range append(left, "/sys/fs/cgroup/"+e.network) {
+		os.WriteFile(filepath.Join(dir, "..", "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0o644)
 		os.Remove(dir)
 	}
 }

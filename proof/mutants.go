@@ -103,7 +103,7 @@ func (x mutant) measure(ctx context.Context, drainit string) (*row, error) {
 		return nil, err
 	}
 	defer clean()
-	c := cell{server: plainGo, way: wayNamed("drainit " + x.until), plan: x.plan, restarts: replicas, limit: 3 * time.Minute}
+	c := cell{server: plainGo, way: wayNamed("drainit " + x.until), plan: x.plan, restarts: 2, limit: 3 * time.Minute}
 	r := runAll(ctx, e, []cell{c}, 1, nil)
 	if len(r.errors) > 0 {
 		return nil, errors.New(r.errors[0])
