@@ -115,7 +115,7 @@ func (m measurement) run(ctx context.Context) error {
 		return err
 	}
 	defer clean()
-	env := where("make proof", m.parallel)
+	env := where("proof "+strings.Join(os.Args[1:], " "), m.parallel)
 	runAll(limited, e, m.cells, m.parallel, j)
 	env.Took = time.Since(began).Round(time.Second).String()
 	j.write(line{Environment: &env})

@@ -194,6 +194,12 @@ func (p *svg) steps(s *steps, fill, more string) {
 	fmt.Fprintf(p, `<path d="%sV%.1fz" fill="%s"%s/>`+"\n", s.d.String(), s.base, fill, more)
 }
 
+// pair is the two servers that the dots are for.
+func pair(r *results) []server {
+	h := r.headlines()
+	return h[:min(2, len(h))]
+}
+
 // dots draws each way of both servers: how long a stop takes, and what it
 // loses.
 func dots(r *results, t theme) string {
@@ -207,7 +213,7 @@ func dots(r *results, t theme) string {
 	}
 	var all []*dot
 	longest, most := 20.0, 1.0
-	for _, s := range servers[:2] {
+	for _, s := range pair(r) {
 		for _, w := range ways {
 			if x := find(rows, s.name, w.name, headline.String()); x != nil {
 				longest, most = max(longest, quantile(x.stops, 0.5)*1.08), max(most, x.perRestart())
@@ -223,7 +229,7 @@ func dots(r *results, t theme) string {
 		}
 		return bottom - zero - (max(math.Log10(lost), -2)+2)/(top10+2)*(height-zero)
 	}
-	for i, s := range servers[:2] {
+	for i, s := range pair(r) {
 		for _, w := range ways {
 			x := find(rows, s.name, w.name, headline.String())
 			if x == nil {
@@ -243,7 +249,7 @@ func dots(r *results, t theme) string {
 	}
 	p := newSVG(t, int(bottom)+44, "Time of a stop against requests lost")
 	p.label(left, 18, "start", t.ink, strong, "requests lost in one restart, against the time that a stop takes")
-	for i, s := range servers[:2] {
+	for i, s := range pair(r) {
 		x := left + float64(i)*200
 		p.dot(x+5, 33, i == 1, t.faint)
 		p.label(x+15, 37, "start", t.faint, small, "%s, %s", s.name, map[bool]string{true: "dies", false: "finishes"}[s.about == dies])

@@ -15,7 +15,7 @@ func writeReport(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range servers[:3] {
+	for _, s := range r.headlines() {
 		for _, t := range themes {
 			if err := write(dir, pictureName("strips", s, t), strips(r, s.name, t)); err != nil {
 				return err
@@ -61,19 +61,26 @@ func report(r *results, dir string) string {
 	t := new(text)
 	rows := r.rows()
 	t.say("# Proof: what each way of stopping a server loses, and what it costs\n")
-	t.say("`make proof` wrote this page, its pictures and [the raw results](%s/results.jsonl), one line for each restart: %d restarts of %d servers, %d requests. "+
+	t.say("The rig of `make proof` wrote this page, its pictures and [the raw results](%s/results.jsonl), one line for each restart: %d restarts of %d servers, %d requests. "+
 		"Nothing in it is written by hand; `make proof` writes it again, on any Debian machine with Docker.", dir, restartsOf(rows), len(serversOf(rows)), requestsOf(rows))
 	howMeasured(t)
-	for _, s := range servers[:3] {
+	for _, s := range r.headlines() {
 		headlineSection(t, r, rows, s, dir)
 	}
-	t.say("\n## What it costs\n\nEach dot is a way to stop the first two servers above. To the right is slower, up is more lost; the best place is at the lower left.")
+	t.say("\n## What it costs\n\nEach dot is a way to stop one of the servers above. To the right is slower, up is more lost; the best place is at the lower left.")
 	t.picture(dir+"/price", "time of a stop against requests lost for each way")
 	serverSection(t, rows)
 	balancerSection(t, rows)
 	initSection(t, rows)
 	environmentSection(t, r)
 	return t.String()
+}
+
+// headlines are the servers with sections of their own that were measured.
+func (r *results) headlines() []server {
+	return slices.DeleteFunc(slices.Clone(servers[:3]), func(s server) bool {
+		return !slices.ContainsFunc(r.strips, func(x strip) bool { return x.Server == s.name && x.Balancer == headline.String() })
+	})
 }
 
 func howMeasured(t *text) {
@@ -212,11 +219,11 @@ func serverSection(t *text, rows []*row) {
 	t.say("\n## Every server\n\nWith the stop signal that its users set, under tini, tini after `sleep 5`, and drainit with the value that fits it. " +
 		"What it does says what the server does on that signal.")
 	t.table("server", "signal", "what it does", "tini: lost", "stop, s", "sleep 5: lost", "stop, s", "drainit", "lost", "at most", "requests", "stop, s", "why forwarded")
-	var remains []string
+	var remains, missing []string
 	for _, s := range servers {
 		best := find(rows, s.name, "drainit "+s.until, "")
 		if best == nil {
-			t.row(s.name, s.signal, s.about, "not measured here")
+			missing = append(missing, s.name)
 			continue
 		}
 		cells := []string{s.name, s.signal, s.about}
@@ -234,6 +241,9 @@ func serverSection(t *text, rows []*row) {
 		}
 	}
 	t.say("\n\"Lost\" under tini and `sleep 5` is a restart's, under drainit all.")
+	if missing != nil {
+		t.say("\nNot measured in this run: %s.", strings.Join(missing, "; "))
+	}
 	if remains != nil {
 		t.say("\nWhat remains:\n\n%s", strings.Join(remains, "\n"))
 	}
@@ -261,6 +271,11 @@ func counts(m map[string]int) string {
 }
 
 func balancerSection(t *text, rows []*row) {
+	if !slices.ContainsFunc(rows, func(w *row) bool {
+		return w.balancer != headline.String() && (w.server == plainGo.name || w.server == channels.name)
+	}) {
+		return
+	}
 	t.say("\n## Every balancer\n\nThe Go server that dies on SIGTERM, without gRPC. **HAProxy, checks only** knows nothing but what its checks tell: " +
 		"there a sleep before the signal is for nothing, since the server goes on saying that it is well. **nginx** keeps a pool of 32 connections, and its configuration is " +
 		"written again and reloaded. **follows after** gives each connection to the next replica, as kube-proxy does, and takes a replica out so long after its stop began; " +
@@ -298,7 +313,9 @@ func initSection(t *text, rows []*row) {
 		"Zombies are those that were still there, dead, 0.2 s later; memory is the init's resident set.")
 	t.table("way", "zombies", "memory, MB")
 	for _, w := range ways {
-		if x := find(rows, servers[0].name, w.name, headline.String()); x != nil {
+		i := slices.IndexFunc(rows, func(x *row) bool { return x.way == w.name })
+		if i >= 0 {
+			x := rows[i]
 			memory := "the server's own"
 			if len(x.rss) > 0 {
 				memory = fmt.Sprintf("%.1f", quantile(x.rss, 0.5))
