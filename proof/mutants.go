@@ -20,7 +20,7 @@ type mutant struct {
 }
 
 var mutants = []mutant{
-	{"forwards at once", "supervisor/stop.go", "\tl.transition(stopAsked)\n}", "\tl.transition(stopAsked)\n\tl.forward(\"mutant\")\n}", headline, "idle"},
+	{"forwards at once", "supervisor/stop.go", "\tl.transition(stopAsked)\n", "\tl.transition(stopAsked)\n\tl.forward(\"mutant\")\n", headline, "idle"},
 	{"ready while it drains", "supervisor/readiness.go", "a.Ready = l.stop.stillReady", "a.Ready = true", plan{name: "haproxy-checks"}, "window"},
 	{"drops one signal", "supervisor/signals.go", "\tagain := l.stop.received != 0\n", "\tagain := l.stop.received != 0\n\tif l.count(sig).Seen == 1 {\n\t\treturn\n\t}\n", plan{name: "haproxy-checks"}, "idle"},
 	{"idle that never waits", "sockets/verdict.go", "v.Met = quiet && w.judge.idle(now)", "v.Met = true", headline, "idle"},
