@@ -137,6 +137,7 @@ func (r *runner) listen() error {
 	options := sockets.Options{
 		Ports:       r.config.Ports.ports,
 		StreamPause: r.config.StreamPause.Duration,
+		Patience:    patience(r.config.policy().Timeline),
 		ClosedIdle:  max(r.config.ClosedIdle.Duration, 1), // 0 is a value here
 		Log:         r.log,
 		Dials:       r.dials.Load,
@@ -157,6 +158,15 @@ func (r *runner) listen() error {
 		}
 	}
 	return nil
+}
+
+// patience returns how long ambiguous evidence of clients may hold the stop
+// signal: two thirds of the time until forward_by, so that the rest is left to
+// find an instant in which nothing is in flight, and 23 s at most, see package
+// sockets.
+func patience(t supervisor.Timeline) time.Duration {
+	const longest = 23 * time.Second
+	return min(longest, max(t.Window, t.ForwardAfter()*2/3))
 }
 
 // listenNotify opens the child's NOTIFY_SOCKET, if it is asked for: servers

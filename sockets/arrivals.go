@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"cmp"
 	"math"
 	"net/netip"
 	"slices"
@@ -58,11 +59,12 @@ func quietTime(rate float64) time.Duration {
 // kept ones. All times are since t0. It is pure: what it is told, and when, is
 // all it knows.
 type arrivals struct {
-	before  float64       // connections per second before t0, probers' included
-	unknown bool          // before is not known
-	window  time.Duration // the time over which before was counted
-	gap     time.Duration // the longest before t0 that others followed
-	local   []netip.Addr  // this machine's end and the host's: their probes say nothing
+	before   float64       // connections per second before t0, probers' included
+	unknown  bool          // before is not known
+	window   time.Duration // the time over which before was counted
+	gap      time.Duration // the longest before t0 that others followed
+	patience time.Duration // 0: the longest there is
+	local    []netip.Addr  // this machine's end and the host's: their probes say nothing
 
 	probes probes
 	total  int           // connections since t0, but those of known probers
@@ -214,6 +216,7 @@ const (
 // claim returns the evidence that new work still arrives, the surest first.
 // until is when it ends if nothing more arrives.
 func (a *arrivals) claim(now time.Duration) claim {
+	patience := a.limit()
 	if q := a.quiet(); now-a.last < q {
 		held := claim{evidence: Ambiguous, why: whyConnections, until: a.last + q, since: a.last}
 		if a.frequent(now) {
@@ -236,6 +239,9 @@ func (a *arrivals) claim(now time.Duration) claim {
 	}
 	return claim{}
 }
+
+// limit returns how long ambiguous evidence holds after t0.
+func (a *arrivals) limit() time.Duration { return cmp.Or(a.patience, patience) }
 
 // quiet returns how long no request must have arrived on a kept connection.
 func (r *requests) quiet() time.Duration {

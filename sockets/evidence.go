@@ -1,6 +1,9 @@
 package sockets
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // This file is the rules by which one connection holds the signal back, each
 // with its cause and its number. conn.go says how a connection came to be what
@@ -23,7 +26,8 @@ const (
 	// patience is how long after t0 ambiguous evidence holds. Requests take up
 	// to 20 s, and balancers move on within 20 s (HAProxy's checks of 6 s × 3:
 	// 18 s): gRPC channels that were moved after 20 s lost 685 of 1,348 calls
-	// without it. Clients that never leave cost as much.
+	// without it. Clients that never leave cost as much. Where the budget has
+	// less, Options.Patience is shorter.
 	patience = 23 * time.Second
 	// A request that is merely suspected is suspected for no longer than this
 	// after the last byte: connections idle since before never hold.
@@ -117,7 +121,7 @@ func (r *rules) claimOf(c *connState, s *socket, now time.Duration) claim {
 	}
 	// suspect is ambiguous for the patience at most.
 	suspect := func(why string, until time.Duration) claim {
-		if until = min(until, patience); now >= until {
+		if until = min(until, r.limit()); now >= until {
 			return claim{}
 		}
 		return claim{evidence: Ambiguous, why: why, until: until, since: last}
@@ -169,12 +173,12 @@ func (r *rules) inFlight(c *connState, s *socket, now time.Duration, certain fun
 	// Requests that go on arriving on kept connections are waited for until the
 	// patience ends; those that began later are not, or clients that never
 	// pause would hold for ever.
-	case c.asks > 0 && c.since >= patience:
+	case c.asks > 0 && c.since >= r.limit():
 		return claim{}
 
 	// It was never answered: a first request, an upload, or one-way traffic.
 	case s.dataOut == 0 && oneWay(s):
-		return suspect("connection that was never answered", patience)
+		return suspect("connection that was never answered", r.limit())
 	case s.dataOut == 0:
 		return certain("first request")
 
@@ -228,8 +232,12 @@ func (r *rules) answered(c *connState, s *socket, now time.Duration,
 // rules are the settings and what was learnt of ports.
 type rules struct {
 	streamPause time.Duration   // 0: unknown
+	patience    time.Duration   // 0: the longest there is
 	cleartext   map[uint16]bool // ports that have answered a single segment
 }
+
+// limit returns how long ambiguous evidence holds after t0.
+func (r *rules) limit() time.Duration { return cmp.Or(r.patience, patience) }
 
 // streaming is how long a stream may pause and be certain.
 func (r *rules) streaming() time.Duration { return max(streamFor, r.streamPause) }

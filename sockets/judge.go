@@ -109,7 +109,7 @@ func (j *judge) look(s *socket, c *connState, known bool, now time.Duration) (wo
 	var held claim
 	switch {
 	case !s.info:
-		held = blindClaim(s, c, known, now)
+		held = j.rules.blindClaim(s, c, known, now)
 	case known:
 		work = c.update(s, now)
 		held = j.rules.claimOf(c, s, now)
@@ -141,14 +141,14 @@ func (j *judge) lookClosed(s *socket, c *connState, known bool, now time.Duratio
 }
 
 // blindClaim is the rule for a connection without tcp_info.
-func blindClaim(s *socket, c *connState, known bool, now time.Duration) claim {
+func (r *rules) blindClaim(s *socket, c *connState, known bool, now time.Duration) claim {
 	if !known {
 		c.since = now
 	}
 	if s.rqueue > 0 || s.wqueue > 0 {
 		return claim{evidence: Certain, why: "queued bytes", until: never, since: c.since, lasting: true}
 	}
-	if until := min(c.since+unknownFor, patience); now < until {
+	if until := min(c.since+unknownFor, r.limit()); now < until {
 		return claim{evidence: Ambiguous, why: "connection of which only the age is known", until: until, since: c.since}
 	}
 	return claim{}
@@ -185,7 +185,7 @@ func (j *judge) countOpen(s *socket, c *connState, held claim, now time.Duration
 	idle := j.closedIdle
 	switch {
 	case c.session: // the server speaks unasked
-	case c.asks > 0 && now >= patience:
+	case c.asks > 0 && now >= j.rules.limit():
 		idle = min(idle, streamFor)
 	case c.asks > 0 || s.dataIn > 1 && answeredByCounts(s):
 		idle = min(idle, closedAnswered)

@@ -90,6 +90,11 @@ type Options struct {
 	// Dials returns how many connections drainit itself has made to the child's
 	// ports, counted before each is begun. It may be nil.
 	Dials func() uint64
+	// Patience is how long ambiguous evidence holds after t0; 0 for the longest
+	// that measurements have shown to be of use. It has to end some seconds before
+	// the signal is forwarded in any case: then an instant is looked for in which
+	// nothing is in flight.
+	Patience time.Duration
 	// StreamPause is how long the pauses of the child's streams are, at most; 0
 	// if that is unknown.
 	StreamPause time.Duration

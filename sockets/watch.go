@@ -42,6 +42,7 @@ func (c *Counter) Watch(done <-chan struct{}, until Until) <-chan Verdict {
 	out := make(chan Verdict)
 	w := &watch{c: c, until: until, t0: time.Now()}
 	w.judge.rules.streamPause = c.options.StreamPause
+	w.judge.rules.patience, w.arrivals.patience = c.options.Patience, c.options.Patience
 	w.judge.closedIdle = cmp.Or(c.options.ClosedIdle, closedIdle)
 	noted := make(chan struct{})
 	go func() {
