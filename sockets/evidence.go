@@ -29,6 +29,9 @@ const (
 	// without it. Clients that never leave cost as much. Where the budget has
 	// less, Options.Patience is shorter.
 	patience = 23 * time.Second
+	// Clients that never pause leave no instant without a request: after the
+	// patience one without a slow request is looked for, for this long.
+	instantFor = 5 * time.Second
 	// A request that is merely suspected is suspected for no longer than this
 	// after the last byte: connections idle since before never hold.
 	suspectFor = 30 * time.Second
@@ -189,7 +192,11 @@ func (r *rules) inFlight(c *connState, s *socket, now time.Duration, certain fun
 	case c.frame, terse(s):
 		return suspect("request or control frame", last+suspectFor)
 	case s.recvAgo == s.sentAgo && c.order != asked:
-		return suspect("request or answer within a tick", last+suspectFor)
+		held := suspect("request or answer within a tick", last+suspectFor)
+		// It holds no longer than the patience, but if it is one it is slow: an
+		// instant is looked for without it.
+		held.lasting = held.evidence == None && now < r.limit()+instantFor && now-c.since >= slowAfter
+		return held
 	// Before the first look the client replied at once. That may be a request,
 	// the acknowledgement of HTTP/2's settings, a WebSocket's pong or the end
 	// of a TLS handshake.

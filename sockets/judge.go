@@ -176,6 +176,9 @@ func (j *judge) count(s *socket, held claim) {
 		if held.recent {
 			t.recent++
 		}
+		if held.lasting {
+			t.lasting++
+		}
 	}
 }
 
@@ -256,7 +259,7 @@ func (j *judge) idle(now time.Duration) bool {
 		return true
 	case now-j.quietSince < instantAfter, j.tally.ambiguous > 0:
 		return false
-	case j.tally.inFlight == 0:
+	case j.tally.inFlight == 0 && j.tally.lasting == 0:
 		return true
 	}
 	return now-j.quietSince >= steadyAfter && j.tally.lasting == 0
