@@ -128,20 +128,20 @@ func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	w := work(t, setup{env: []string{"GRACE_PERIOD=20s", "DRAIN_WINDOW=0"}}, "onterm 4")
 	w.becomes(200, "")
-	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "BREW", strings.Repeat("X", 3000)} {
+	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "get", "BREW", strings.Repeat("X", 3000)} {
 		for _, path := range []string{"/readyz", "/statusz", "/metrics", "/drain", "*"} {
 			got := w.raw(method + " " + path + " HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")
 			if !regexp.MustCompile(`^HTTP/1\.1 4\d\d `).MatchString(got) {
 				t.Errorf("%.20s %s: %.200q", method, path, got)
 			}
-			if strings.HasPrefix(path, "/") && method != "CONNECT" && (!strings.Contains(got, "Allow: GET, HEAD") || !strings.Contains(got, "only GET and HEAD are answered here")) {
+			if strings.HasPrefix(path, "/") && method != "CONNECT" && !strings.Contains(got, "Allow: GET, HEAD, OPTIONS") {
 				t.Errorf("%.20s %s does not say what is allowed: %.300q", method, path, got)
 			}
 		}
 	}
-	for _, path := range []string{"/", "//readyz", "/readyz/", "/READYZ", "/readyz/../statusz", "/%72eadyz%00", "/debug/pprof/", "/drain", "/.env", "/" + strings.Repeat("x", 2000)} {
+	for _, path := range []string{"/", "//readyz", "/READYZ", "/readyz/../statusz", "/%72eadyz%00", "/debug/pprof/", "/drain", "/.env", "/" + strings.Repeat("x", 2000)} {
 		got := w.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")
-		if !strings.HasPrefix(got, "HTTP/1.1 404 ") || !strings.Contains(got, "no such path; there are /readyz") {
+		if !strings.HasPrefix(got, "HTTP/1.1 404 ") || !strings.Contains(got, "no such path; the paths are /readyz") {
 			t.Errorf("GET %.40s: %.200q", path, got)
 		}
 	}
@@ -155,7 +155,6 @@ func TestBadRequests(t *testing.T) {
 		"TLS":                    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\x00\r\n", 200),
 		"NUL bytes":              strings.Repeat("\x00", 3000) + "\r\n\r\n",
 		"noise":                  strings.Repeat("\xff\xfe\n", 3000) + "\n\n",
-		"no Host":                "GET /readyz HTTP/1.1\r\n\r\n",
 		"a negative length":      "GET /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
 		"two lengths":            "GET /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
 		"an encoding nobody has": "GET /readyz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: rot13\r\n\r\n",
@@ -168,6 +167,9 @@ func TestBadRequests(t *testing.T) {
 	}
 	for name, request := range map[string]string{
 		"HTTP/1.0":             "GET /readyz HTTP/1.0\r\n\r\n",
+		"no Host":              "GET /readyz HTTP/1.1\r\n\r\n",
+		"a trailing slash":     "GET /readyz/ HTTP/1.1\r\nHost: x\r\n\r\n",
+		"OPTIONS":              "OPTIONS /readyz HTTP/1.0\r\n\r\n",
 		"a query":              "GET /readyz?verbose=1 HTTP/1.1\r\nHost: x\r\n\r\n",
 		"an absolute URI":      "GET http://elsewhere/readyz HTTP/1.1\r\nHost: x\r\n\r\n",
 		"a body never sent":    "GET /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
@@ -239,7 +241,7 @@ func TestEveryVariableRefusesWhatItCannotUse(t *testing.T) {
 		"HEALTH_ADDR":    {"8099", "nonsense", ":0", ":65536", ":http", "on"},
 		"GRACE_PERIOD":   {"30x", "-5s", "0", "999ms", "1y", "infinity", "99999999999999999999", "1e9s"},
 		"DRAIN_WINDOW":   {"-1", "5 s", "31s", "five"},
-		"DRAIN_UNTIL":    {"Idle", "forever", "quiet,idle"},
+		"DRAIN_UNTIL":    {"idler", "forever", "quiet,idle"},
 		"STOP_RESERVE":   {"-1s", "10sec", "60s"},
 		"KILL_MARGIN":    {"1,5s", "30s", "-2"},
 		"UNREADY_DELAY":  {"5s", "x", "-1s"},

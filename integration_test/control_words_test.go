@@ -130,7 +130,7 @@ func TestControlWhereItCannotWork(t *testing.T) {
 	})
 	t.Run("HEALTH_ADDR is off", func(t *testing.T) {
 		t.Parallel()
-		w := runBox(t, append(bareBox, variables([]string{"HEALTH_ADDR=off"})...), image(t, "drainit"), "/worker", "onterm -1", "notify \"X=1\"")
+		w := runBox(t, append(bareBox, variables([]string{"HEALTH_ADDR=off", "READY_CHECK=notify"})...), image(t, "drainit"), "/worker", "onterm -1", "notify \"X=1\"")
 		w.says("notified")
 		for _, word := range words {
 			w.expect(1, "DRAINIT_HEALTH_ADDR is off in this environment: there is no drainit to ask", word)
@@ -272,8 +272,8 @@ func TestPrestopThenSIGTERMTakesNoMoreTimeThanSIGTERM(t *testing.T) {
 		forwarded = duration(t, w.logs("stop signal forwarded"), "after")
 		w.exits(3)
 		line := w.logs(`drainit: stopped"`)
-		if by := attribute(t, line, "asked_by"); (by == "prestop") != prestop {
-			t.Errorf("asked_by=%s", by)
+		if by := attribute(t, line, "by"); (by == "prestop") != prestop {
+			t.Errorf("by=%s", by)
 		}
 		return forwarded, w.total()
 	}

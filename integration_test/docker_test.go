@@ -228,7 +228,7 @@ func TestDockerStopSignal(t *testing.T) {
 
 func TestDockerRunIsAsIfDrainitWereNotThere(t *testing.T) {
 	t.Parallel()
-	c := run(t, []string{"--network", "none"}, "/testchild", "print", `{"a":1}`)
+	c := run(t, []string{"--network", "none", "-e", "LOG_LEVEL=warn"}, "/testchild", "print", `{"a":1}`)
 	c.exits(0)
 	if got := c.out.String() + c.err.String(); got != "{\"a\":1}\n" {
 		t.Errorf("docker run … 2>&1 | jq would get: %s", got)

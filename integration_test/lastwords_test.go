@@ -177,8 +177,8 @@ func TestATerminationLogThatCannotBeWritten(t *testing.T) {
 		p.exits(5)
 		// The limit of 500 ms for a write is not used up.
 		t.Logf("ended %s after the signal", p.ended.Sub(asked).Round(time.Millisecond))
-		if n := p.err.count("\n"); n != 3 {
-			t.Errorf("want the three lines of a stop, and none about the file: %s", p.err)
+		if n := p.err.count("\n"); n != 4 {
+			t.Errorf("want a line at the start, the three of a stop, and none about the file: %s", p.err)
 		}
 		return p
 	}
@@ -213,7 +213,12 @@ func TestATerminationLogThatCannotBeWritten(t *testing.T) {
 		finish(t, path)
 	})
 	t.Run("a device", func(t *testing.T) { t.Parallel(); finish(t, "/dev/full") })
-	t.Run("a relative path", func(t *testing.T) { t.Parallel(); finish(t, "no/such/file") })
+	t.Run("a relative path is no such file's", func(t *testing.T) {
+		t.Parallel()
+		p := start(t, setup{env: []string{"TERMINATION_LOG=no/such/file"}}, "--", testchild, "exit", "0")
+		p.exits(125)
+		p.logs("DRAINIT_TERMINATION_LOG")
+	})
 	t.Run("off", func(t *testing.T) {
 		t.Parallel()
 		finish(t, "off")
