@@ -18,7 +18,7 @@
 //     bytes, unacknowledged bytes that make progress, a request that came after
 //     the last answer, clients that connect more often than probers do.
 //   - Ambiguous evidence may be a client or nothing, and holds for the patience:
-//     23 s after t0. It is the order of bytes within a kernel's tick (4 or 10
+//     23 s after t0, or Options.Patience. It is the order of bytes within a kernel's tick (4 or 10
 //     ms), several requests on one connection (HTTP/2, gRPC), TLS before its
 //     first answer, an answer that pauses or may be an interim one, connections
 //     at regular intervals, requests that go on arriving on kept connections,
