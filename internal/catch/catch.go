@@ -6,7 +6,7 @@
 // and wakes a goroutine that delivers it. It is there for what os/signal can't
 // do:
 //
-//   - see who sent a signal. A fault signal (SIGSEGV and the like) that a
+//   - see which process sent a signal. A fault signal (SIGSEGV and the like) that a
 //     process has sent with sigqueue(3) is a crash to the Go runtime, which
 //     knows kill(2) alone: any process of the container could end PID 1. And a
 //     signal that the kernel raises for a write of drainit's own (SIGXFSZ) is
