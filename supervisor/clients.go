@@ -59,11 +59,8 @@ func (l *loop) watchClients() {
 // descriptors of every process, which the loop does not wait for. It does if
 // DRAIN_SIGNAL follows, on which the child may close its listeners.
 func (l *loop) findListeners() {
-	l.clients.serving = make(chan serving, 1)
-	look := func() {
-		s, err := l.Clients.Serving()
-		l.clients.serving <- serving{s, err}
-	}
+	result := make(chan serving, 1)
+	l.clients.serving = result
 	found := make(chan struct{})
 	go func() { // ends with the look
 		defer close(found)
@@ -72,7 +69,8 @@ func (l *loop) findListeners() {
 				bug.Report(l.Log, "the look for listeners", p)
 			}
 		}()
-		look()
+		s, err := l.Clients.Serving()
+		result <- serving{s, err}
 	}()
 	if l.DrainSignal != 0 {
 		select {
