@@ -162,11 +162,9 @@ func (r *runner) listen() error {
 
 // patience returns how long ambiguous evidence of clients may hold the stop
 // signal: two thirds of the time until forward_by, so that the rest is left to
-// find an instant in which nothing is in flight, and 23 s at most, see package
-// sockets.
+// find an instant in which nothing is in flight. Package sockets bounds it.
 func patience(t supervisor.Timeline) time.Duration {
-	const longest = 23 * time.Second
-	return min(longest, max(t.Window, t.ForwardAfter()*2/3))
+	return max(t.Window, t.ForwardAfter()*2/3)
 }
 
 // listenNotify opens the child's NOTIFY_SOCKET, if it is asked for: servers

@@ -1,7 +1,6 @@
 package sockets
 
 import (
-	"cmp"
 	"math"
 	"net/netip"
 	"slices"
@@ -241,7 +240,7 @@ func (a *arrivals) claim(now time.Duration) claim {
 }
 
 // limit returns how long ambiguous evidence holds after t0.
-func (a *arrivals) limit() time.Duration { return cmp.Or(a.patience, patience) }
+func (a *arrivals) limit() time.Duration { return atMostPatience(a.patience) }
 
 // quiet returns how long no request must have arrived on a kept connection.
 func (r *requests) quiet() time.Duration {

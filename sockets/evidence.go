@@ -244,7 +244,11 @@ type rules struct {
 }
 
 // limit returns how long ambiguous evidence holds after t0.
-func (r *rules) limit() time.Duration { return cmp.Or(r.patience, patience) }
+func (r *rules) limit() time.Duration { return atMostPatience(r.patience) }
+
+// atMostPatience returns what Options.Patience comes to: that is bounded, and 0
+// is the bound.
+func atMostPatience(set time.Duration) time.Duration { return min(cmp.Or(set, patience), patience) }
 
 // streaming is how long a stream may pause and be certain.
 func (r *rules) streaming() time.Duration { return max(streamFor, r.streamPause) }

@@ -90,8 +90,8 @@ type Options struct {
 	// Dials returns how many connections drainit itself has made to the child's
 	// ports, counted before each is begun. It may be nil.
 	Dials func() uint64
-	// Patience is how long ambiguous evidence holds after t0; 0 for the longest
-	// that measurements have shown to be of use. It has to end some seconds before
+	// Patience is how long ambiguous evidence holds after t0, up to the longest
+	// that measurements have shown to be of use, which 0 stands for. It has to end some seconds before
 	// the signal is forwarded in any case: then an instant is looked for in which
 	// nothing is in flight.
 	Patience time.Duration
