@@ -108,20 +108,32 @@ func dial(ctx context.Context, addr string, timeout time.Duration, dialed func()
 // if interval is 0. If the child is not ready after patience, hint is appended
 // to the reason, and the first such result has it as its Hint.
 func Watch(ctx context.Context, check Check, interval time.Duration, hint string, out chan<- Result) {
-	w := watch{began: time.Now(), interval: interval, hint: hint}
+	poll(ctx, check, &watch{began: time.Now(), interval: interval, hint: hint}, out)
+}
+
+// history decides what results come to.
+type history interface {
+	// next returns what is to be sent for a result, and whether it is.
+	next(Result) (Result, bool)
+	// wait returns the time until the next check, and whether there is to be one.
+	wait() (time.Duration, bool)
+}
+
+// poll runs check until ctx or h ends it, and sends what h says.
+func poll(ctx context.Context, check Check, h history, out chan<- Result) {
 	for {
 		r := check(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if r, changed := w.next(r); changed {
+		if r, changed := h.next(r); changed {
 			select {
 			case out <- r:
 			case <-ctx.Done():
 				return
 			}
 		}
-		wait, again := w.wait()
+		wait, again := h.wait()
 		if !again {
 			return
 		}

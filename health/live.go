@@ -21,34 +21,20 @@ type Liveness struct {
 // the first pass: a server that takes long to start must not be restarted for
 // that. One that never starts fails /startupz and /readyz.
 func WatchLiveness(ctx context.Context, l Liveness, out chan<- Result) {
-	w := liveness{limit: max(l.Failures, 1)}
-	for {
-		r := l.Check(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if r, changed := w.next(r); changed {
-			select {
-			case out <- r:
-			case <-ctx.Done():
-				return
-			}
-		}
-		select {
-		case <-time.After(l.Interval):
-		case <-ctx.Done():
-			return
-		}
-	}
+	poll(ctx, l.Check, &liveness{interval: l.Interval, limit: max(l.Failures, 1)}, out)
 }
 
 // liveness is the state of WatchLiveness.
 type liveness struct {
-	limit  int    // failures in a row
-	passed bool   // once
-	failed int    // in a row
-	sent   Result // the last failure sent; zero while alive
+	interval time.Duration
+	limit    int    // failures in a row
+	passed   bool   // once
+	failed   int    // in a row
+	sent     Result // the last failure sent; zero while alive
 }
+
+// wait returns the time until the next check: there always is one.
+func (l *liveness) wait() (time.Duration, bool) { return l.interval, true }
 
 // next returns what a check that returned r means, and whether that is to be
 // sent.
