@@ -42,7 +42,7 @@ type poller struct {
 }
 
 // newPoller returns a poller. The caller holds calls while it uses anything but
-// wait.
+// wait and close.
 func newPoller(calls sync.Locker) (*poller, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -104,7 +104,7 @@ func (p *poller) watch(fd int, before, events uint32) error {
 	return unix.EpollCtl(p.fd, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
-// close makes wait return an error.
+// close makes wait return an error, and waits for that.
 func (p *poller) close() error { return p.file.Close() }
 
 // accept accepts a connection. unix.Accept4 would allocate the client's

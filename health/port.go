@@ -530,15 +530,18 @@ func (p *port) discard(c *conn) {
 // close ends serve and every connection.
 func (p *port) close() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.ended {
+		p.mu.Unlock()
 		return nil
 	}
 	p.ended = true
 	for _, c := range p.open {
 		p.drop(c)
 	}
-	return errors.Join(p.poller.close(), unix.Close(p.listener))
+	err := unix.Close(p.listener)
+	p.mu.Unlock()
+	// Unlocked: it waits for a wait in progress, and that needs the lock.
+	return errors.Join(p.poller.close(), err)
 }
 
 func (p *port) isClosed() bool {

@@ -303,3 +303,24 @@ func TestCloseWithManyConnections(t *testing.T) {
 	}
 	// listen's clean-up is the rest of the test: Serve must return.
 }
+
+// TestCloseWhileClientsConnect closes ports that just then have an event to
+// handle.
+func TestCloseWhileClientsConnect(t *testing.T) {
+	for range 300 {
+		s, addr := listen(t)
+		for range 4 {
+			dialed(t, addr)
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close() }()
+		select {
+		case err := <-closed:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(deadline):
+			t.Fatalf("not closed after %s", deadline)
+		}
+	}
+}
