@@ -220,9 +220,6 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 	checking, stopChecking := context.WithCancel(context.Background())
 	defer stopChecking()
 	r.startInputs(checking, &inputs)
-	if r.server != nil {
-		defer r.server.Close()
-	}
 
 	outcome := supervisor.Run(r.options(command[0], inputs, child, stopChecking))
 	child.Release()
