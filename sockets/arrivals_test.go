@@ -241,6 +241,29 @@ func TestRhythmsHoldForThePatience(t *testing.T) {
 	}
 }
 
+// A poll that a machine under load held up is still the client's. One each 2 s,
+// of which one came 80 ms late, was forwarded to at 13 s.
+func TestALatePollHoldsAsOneInTime(t *testing.T) {
+	for late := 20 * ms; late < time.Second; late += 20 * ms {
+		var one, all []time.Duration
+		for i := range 15 {
+			at := 40*ms + time.Duration(i)*2*time.Second
+			one, all = append(one, at), append(all, at)
+			if i >= 6 {
+				all[i] += late
+			}
+		}
+		one[6] += late
+		for _, polls := range [][]time.Duration{one, all} {
+			a := arrivals{before: 0.5, window: 16 * time.Second}
+			got := arrive(&a, map[class][]time.Duration{{addr(1), 8080, 100}: polls}, nil)
+			if got < patience-100*ms {
+				t.Errorf("a poll %v late: held for %v", late, got)
+			}
+		}
+	}
+}
+
 // A balancer that pools makes requests on kept connections until it moves on.
 func TestRequestsOnKeptConnectionsAreWork(t *testing.T) {
 	for _, tt := range []struct {

@@ -45,8 +45,10 @@ const (
 	// The share of the period that jitter may have.
 	maxJitter = 4
 	// A series is expected to go on for this many periods after its last
-	// arrival.
+	// arrival, and for a second more than one: a lost SYN is sent again after
+	// as long, and a machine under load is as late.
 	aliveFor = 1.25
+	lateBy   = time.Second
 )
 
 // series is a regular pattern: the arrivals in last come again every period.
@@ -54,7 +56,8 @@ type series struct {
 	period    time.Duration
 	tolerance time.Duration
 	last      []time.Duration
-	others    int // arrivals of its class that it did not expect
+	others    int           // arrivals of its class that it did not expect
+	other     time.Duration // the last of them
 }
 
 // fit returns a pattern that explains all of times, which are sorted. It takes
@@ -104,6 +107,13 @@ func (s *series) expects(t time.Duration) bool {
 	return false
 }
 
+// goesOn returns when the series last had an arrival, and until when the next
+// is expected. One of its class that it did not expect may be a late one.
+func (s *series) goesOn() (last, until time.Duration) {
+	last = max(slices.Max(s.last), s.other)
+	return last, last + max(time.Duration(aliveFor*float64(s.period)), s.period+lateBy)
+}
+
 // over reports whether the series has ended by t.
 func (s *series) over(t time.Duration) bool { return t > slices.Max(s.last)+3*s.period+s.tolerance }
 
@@ -149,6 +159,7 @@ func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 	if s := p.known[c]; s != nil {
 		// A client between the probes: they go on. Or a pattern seen too early
 		// in arrivals with jitter: it is looked for again.
+		s.other = max(s.other, t)
 		if s.others++; s.others < maxSeries {
 			return false, false
 		}
@@ -190,8 +201,7 @@ func (p *probes) alive(now time.Duration, local []netip.Addr) (last, until time.
 		if c.peer.IsLoopback() || slices.Contains(local, c.peer) {
 			continue
 		}
-		at := slices.Max(s.last)
-		if end := at + time.Duration(aliveFor*float64(s.period)); end > until {
+		if at, end := s.goesOn(); end > until {
 			last, until = at, end
 		}
 	}
