@@ -132,6 +132,17 @@ func TestTheChildsLimitUmaskAndSignalMask(t *testing.T) {
 			t.Errorf("ignored: %x", m)
 		}
 	})
+	t.Run("blocked signals are no longer, whichever thread starts it", func(t *testing.T) {
+		t.Parallel()
+		block := []string{"-block", "1,2,10,12,13,15,17,28,40,64"}
+		for range 20 {
+			p := start(t, setup{stage: block}, "--", "/bin/cat", "/proc/self/status")
+			p.exits(0)
+			if m := signalSet(p.out.String(), "SigBlk"); m != 0 {
+				t.Fatalf("blocked: %x", m)
+			}
+		}
+	})
 	t.Run("and a stop works where they were ignored", func(t *testing.T) {
 		t.Parallel()
 		p := start(t, setup{env: quick, stage: []string{"-ignore", "1,2,13,15,17"}}, "--", testchild, "signals", "-exit", "15:4")

@@ -7,7 +7,9 @@ import (
 )
 
 // forkThread is the OS thread that starts the child, kept for the life of the
-// program. A child that asks to be traced (PTRACE_TRACEME, as programs do that
+// program. It blocks no signal, and so neither does the child, whatever drainit's
+// parent has blocked and on whichever thread the runtime would have started it.
+// A child that asks to be traced (PTRACE_TRACEME, as programs do that
 // defend themselves against debuggers) is traced by that thread, and only from
 // there can it be let go: see ptrace(2).
 type forkThread chan func()
@@ -16,6 +18,7 @@ func newForkThread() forkThread {
 	t := make(forkThread)
 	go func() { // ends with the program
 		runtime.LockOSThread()
+		unix.PthreadSigmask(unix.SIG_SETMASK, new(unix.Sigset_t), nil)
 		for f := range t {
 			f()
 		}
