@@ -32,6 +32,7 @@ func TestNearest(t *testing.T) {
 	for name, want := range map[string]string{
 		"DRAINIT_DRAIN_UNTL": "DRAINIT_DRAIN_UNTIL", "DRAINIT_WINDOW": "DRAINIT_DRAIN_WINDOW", "drainit_ports": "DRAINIT_PORTS",
 		"DRAINIT_GRACE": "DRAINIT_GRACE_PERIOD", "DRAINIT_GRACEPERIOD": "DRAINIT_GRACE_PERIOD",
+		"DRAINIT_": "", "DRAINIT_D": "", "DRAINIT_XYZ": "",
 	} {
 		if got := nearest(known, name); got != want {
 			t.Errorf("nearest to %s is %s, want %s", name, got, want)

@@ -60,10 +60,13 @@ func unprefixed() (hints []string) {
 
 // nearest returns the known name that name was most likely meant to be: one it
 // is the beginning or the end of, or the one fewest letters away; none if most
-// letters differ.
+// letters differ, or there are hardly any.
 func nearest(known []string, name string) string {
 	name = strings.ToUpper(name)
 	word := strings.TrimPrefix(name, prefix)
+	if len(word) < len("_ON") {
+		return ""
+	}
 	cost := func(k string) int {
 		if strings.HasPrefix(k, name) || strings.HasSuffix(k, word) {
 			return 1
