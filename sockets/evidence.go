@@ -263,17 +263,19 @@ func (r *rules) pause() time.Duration {
 
 // learn notes a port that speaks no TLS: it has answered fewer bytes than a TLS
 // client's first message has, or a single segment so long ago that a handshake
-// would have gone on or timed out. (After a second a busy client's had not.)
-func (r *rules) learn(s *socket) {
+// would have gone on or timed out. (After a second a busy client's had not.) It
+// reports whether that is new.
+func (r *rules) learn(s *socket) bool {
 	small := s.recv > 0 && s.recv < 180
 	single := s.dataIn == 1 && s.sentAgo >= handshakeTimeout
 	if s.sent <= interimMost || !small && !single || r.cleartext[s.local] {
-		return
+		return false
 	}
 	if r.cleartext == nil {
 		r.cleartext = map[uint16]bool{}
 	}
 	r.cleartext[s.local] = true
+	return true
 }
 
 // unread reports whether the server has bytes to read. The client's FIN counts

@@ -146,6 +146,32 @@ func TestEvidence(t *testing.T) {
 	}
 }
 
+// A connection may teach, late in a poll, that what was judged before is no TLS
+// handshake but a request: FuzzHistories found that poll idle.
+func TestWhatAPollTeachesCountsInIt(t *testing.T) {
+	var j judge
+	const begin = 100 * time.Second
+	suspect, teacher := newModel(1, begin), newModel(2, begin)
+	suspect.receive(260, begin)
+	suspect.send(719, 3, begin+8*ms)
+	suspect.ask(160, begin+500*ms)
+	teacher.ask(80, begin+16*ms)
+	teacher.answer(140, 1, begin+24*ms)
+	j.arriving(false, 0)
+	for i := range 3 {
+		now := patience + instantFor + time.Duration(i)*pollEvery
+		j.begin()
+		j.observe(suspect.at(begin+now), now)
+		if i > 0 {
+			j.observe(teacher.at(begin+now), now)
+		}
+		j.end(now)
+		if idle := j.idle(now); idle != (i == 0) {
+			t.Errorf("poll %d: idle is %v: %+v", i, idle, j.tally)
+		}
+	}
+}
+
 // play plays a random history of several connections, and checks after each
 // poll what must hold whatever happens.
 func play(t *testing.T, next func(n int) int) {

@@ -58,6 +58,9 @@ type judge struct {
 	known map[uint64]connState
 	polls uint32
 	tally tally
+	// learnt reports that this poll has taught something about a port, by which
+	// the connections before are to be judged again.
+	learnt bool
 	// closedIdle is how long a connection may be silent and hold `closed`.
 	closedIdle time.Duration
 
@@ -73,7 +76,7 @@ func (j *judge) begin() {
 		j.known = map[uint64]connState{}
 	}
 	j.polls++
-	j.tally = tally{}
+	j.tally, j.learnt = tally{}, false
 }
 
 // observe takes a connection. It reports whether it is a new one, and whether a
@@ -117,8 +120,8 @@ func (j *judge) look(s *socket, c *connState, known bool, now time.Duration) (wo
 		c.meet(s, now)
 		held = j.rules.claimOf(c, s, now)
 	}
-	if s.info {
-		j.rules.learn(s)
+	if s.info && j.rules.learn(s) {
+		j.learnt = true
 	}
 	j.count(s, held)
 	j.countOpen(s, c, held, now)
@@ -215,8 +218,8 @@ func (j *judge) hold(s *socket, held claim) {
 func (j *judge) closed(s *socket) (fresh bool) {
 	_, known := j.known[s.cookie]
 	delete(j.known, s.cookie)
-	if s.info {
-		j.rules.learn(s)
+	if s.info && j.rules.learn(s) {
+		j.learnt = true
 	}
 	return !known
 }
@@ -231,7 +234,7 @@ func (j *judge) end(now time.Duration) {
 			delete(j.known, k)
 		}
 	}
-	if j.tally.inFlight+j.tally.ambiguous+j.tally.recent > 0 {
+	if j.learnt || j.tally.inFlight+j.tally.ambiguous+j.tally.recent > 0 {
 		j.clean = false
 	} else if !j.clean {
 		j.clean, j.cleanSince = true, now
@@ -253,7 +256,7 @@ func (j *judge) arriving(yes bool, now time.Duration) {
 // evidence tells.
 func (j *judge) idle(now time.Duration) bool {
 	switch {
-	case !j.quiet:
+	case !j.quiet, j.learnt:
 		return false
 	case j.clean && now-j.cleanSince >= confirmAfter:
 		return true
