@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,42 +44,66 @@ func headEnd(data []byte) int {
 }
 
 // parseRequest parses a complete head. If that is no request that could be
-// answered, the response says why; it is nil otherwise.
+// answered, the response says why; otherwise its code is 0. A probe as they
+// usually come allocates nothing, so that no number of them makes garbage.
 //
 // Host is not looked at: some load balancers send none over HTTP/1.1, and there
 // is only one site here.
-func parseRequest(head []byte) (q request, rejected *response) {
+func parseRequest(head []byte) (q request, rejected response) {
 	line, fields := cutLine(head)
-	method, rest, _ := strings.Cut(string(line), " ")
-	target, version, _ := strings.Cut(rest, " ")
-	u, err := url.ParseRequestURI(target)
+	method, rest, _ := bytes.Cut(line, []byte(" "))
+	target, version, _ := bytes.Cut(rest, []byte(" "))
+	path, err := parseTarget(target)
 	switch {
-	case !isToken(method) || err != nil || !strings.HasPrefix(version, "HTTP/"):
+	case !isToken(method) || err != nil || !bytes.HasPrefix(version, []byte("HTTP/")):
 		return q, text(400, "malformed HTTP request")
-	case version != "HTTP/1.1" && version != "HTTP/1.0":
+	case string(version) != "HTTP/1.1" && string(version) != "HTTP/1.0":
 		return q, text(505, "only HTTP/1.0 and HTTP/1.1 are supported")
 	}
-	q.method, q.path = method, u.Path
-	if len(q.path) > 1 {
-		q.path = strings.TrimSuffix(q.path, "/")
-	}
+	q.method, q.path = oneOf(methods, method), path
 	rejected = q.parseFields(fields)
 	return q, rejected
 }
 
+// parseTarget returns the path that a target asks for.
+func parseTarget(target []byte) (path string, err error) {
+	path = oneOf(paths, target)
+	if slices.Contains(paths, path) {
+		return path, nil
+	}
+	u, err := url.ParseRequestURI(path)
+	if err != nil {
+		return "", err
+	}
+	if len(u.Path) > 1 {
+		return strings.TrimSuffix(u.Path, "/"), nil
+	}
+	return u.Path, nil
+}
+
+// oneOf returns b as a string: the one of known that is equal, or a new one.
+func oneOf(known []string, b []byte) string {
+	for _, s := range known {
+		if s == string(b) {
+			return s
+		}
+	}
+	return string(b)
+}
+
 // parseFields parses the header lines of a head. Its result is as that of
 // parseRequest.
-func (q *request) parseFields(fields []byte) (rejected *response) {
+func (q *request) parseFields(fields []byte) (rejected response) {
 	length := ""
 	for {
 		line, rest := cutLine(fields)
 		if len(line) == 0 {
-			return nil
+			return response{}
 		}
 		fields = rest
 		name, value, found := bytes.Cut(line, []byte(":"))
 		// A line that continues the one before is invalid since RFC 7230.
-		if !found || !isToken(string(name)) || bytes.ContainsFunc(value, isControl) {
+		if !found || !isToken(name) || bytes.ContainsFunc(value, isControl) {
 			return text(400, "malformed HTTP request: invalid header line")
 		}
 		value = bytes.Trim(value, " \t")
@@ -106,13 +131,8 @@ func cutLine(b []byte) (line, rest []byte) {
 
 // isToken reports whether s is a token (RFC 9110, 5.6.2): a method or the name
 // of a field.
-func isToken(s string) bool {
-	for i := range len(s) {
-		if !isTokenByte(s[i]) {
-			return false
-		}
-	}
-	return s != ""
+func isToken(b []byte) bool {
+	return len(b) > 0 && !slices.ContainsFunc(b, func(c byte) bool { return !isTokenByte(c) })
 }
 
 func isTokenByte(c byte) bool {
@@ -129,12 +149,12 @@ func isControl(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
 type response struct {
 	code        int
 	contentType string
-	body        string
+	body        string // without the line break at its end
 }
 
 // text returns a response of one line.
-func text(code int, line string) *response {
-	return &response{code, "text/plain; charset=utf-8", line + "\n"}
+func text(code int, line string) response {
+	return response{code, "text/plain; charset=utf-8", line}
 }
 
 // reasons holds the phrases of the codes used here.
@@ -150,20 +170,27 @@ var reasons = map[int]string{
 }
 
 // appendTo appends r to b as it is sent, without the body in answer to a HEAD.
-func (r *response) appendTo(b []byte, headOnly bool) []byte {
-	b = fmt.Appendf(b, "HTTP/1.1 %d %s\r\n", r.code, reasons[r.code])
-	b = append(b, "Date: "...)
+func (r response) appendTo(b []byte, headOnly bool) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(r.code), 10)
+	b = append(b, ' ')
+	b = append(b, reasons[r.code]...)
+	b = append(b, "\r\nDate: "...)
 	b = time.Now().UTC().AppendFormat(b, "Mon, 02 Jan 2006 15:04:05 GMT")
 	b = append(b, "\r\nConnection: close\r\nCache-Control: no-store\r\n"...)
 	if r.code == 405 {
 		b = append(b, "Allow: GET, HEAD, OPTIONS\r\n"...)
 	}
-	b = fmt.Appendf(b, "Content-Type: %s\r\nContent-Length: %d\r\n\r\n",
-		r.contentType, len(r.body))
-	if !headOnly {
-		b = append(b, r.body...)
+	b = append(b, "Content-Type: "...)
+	b = append(b, r.contentType...)
+	b = append(b, "\r\nContent-Length: "...)
+	b = strconv.AppendInt(b, int64(len(r.body)+len("\n")), 10)
+	b = append(b, "\r\n\r\n"...)
+	if headOnly {
+		return b
 	}
-	return b
+	b = append(b, r.body...)
+	return append(b, '\n')
 }
 
 const (

@@ -27,8 +27,8 @@ const (
 	// are not complete, and have still to be sent of answers.
 	maxHeld = 128 << 10
 	// maxFree is how many closed connections are kept to be used again, so
-	// that a flood makes no garbage.
-	maxFree = 16
+	// that neither a flood nor a burst makes garbage. All take 80 KB.
+	maxFree = 512
 	// maxDiscard bounds what is read after a request.
 	maxDiscard = 256 << 10
 	// minStay is how long a connection is not evicted if another one can be.
@@ -58,11 +58,12 @@ var evictable = [states]state{lingering, idle, reading, writing, waiting}
 
 // handler answers the requests that a port receives.
 type handler interface {
-	// answer returns the response to q at once, or nil if a report is needed.
-	answer(q request) *response
+	// answer returns the response to q at once; one of code 0 if a report is
+	// needed.
+	answer(q request) response
 	// report returns a function that answers any number of requests for
 	// reports. It may block.
-	report() func(q request) *response
+	report() func(q request) response
 	// panicked is called by the deferred function that recovered p.
 	panicked(p any)
 }
@@ -419,12 +420,12 @@ func (p *port) read(c *conn) {
 func (p *port) answer(c *conn, head []byte, more bool) {
 	q, rejected := parseRequest(head)
 	c.request = q
-	if rejected != nil {
+	if rejected.code != 0 {
 		p.respond(c, rejected, true)
 		return
 	}
 	c.unread = more || q.body
-	if r := p.handler.answer(q); r != nil {
+	if r := p.handler.answer(q); r.code != 0 {
 		p.respond(c, r, c.unread)
 		return
 	}
@@ -476,7 +477,7 @@ func (p *port) reportTo(batch []waiter) {
 
 // respond sends r. unread is true if c has sent, or may still send, what is not
 // read.
-func (p *port) respond(c *conn, r *response, unread bool) {
+func (p *port) respond(c *conn, r response, unread bool) {
 	c.unread = unread
 	p.out = r.appendTo(p.out[:0], c.request.method == "HEAD")
 	p.write(c, p.out)

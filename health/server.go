@@ -15,6 +15,10 @@ import (
 // statusTimeout bounds how long a report waits for the supervisor's loop.
 const statusTimeout = 2 * time.Second
 
+// methods are the methods that are answered. OPTIONS is answered like GET: it
+// is what HAProxy's `option httpchk` sends unless told otherwise.
+var methods = []string{"GET", "HEAD", "OPTIONS"}
+
 // paths are the paths that are answered, and counted.
 var paths = []string{"/readyz", "/healthz", "/readiness", "/livez", "/startupz", "/statusz", "/metrics"}
 
@@ -69,22 +73,20 @@ func (s *Server) Port() uint16 { return s.number }
 func (s *Server) Accepted() uint64 { return s.port.accepted.Load() }
 
 // answer implements handler.
-func (s *Server) answer(q request) *response {
+func (s *Server) answer(q request) response {
 	if s.Probed != nil {
 		s.Probed()
 	}
 	r := s.probe(q)
-	if r != nil {
+	if r.code != 0 {
 		s.count(q.path, r.code)
 	}
 	return r
 }
 
-// probe returns the response to q, or nil if it asks for a report. OPTIONS is
-// answered like GET: it is what HAProxy's `option httpchk` sends unless told
-// otherwise.
-func (s *Server) probe(q request) *response {
-	if q.method != "GET" && q.method != "HEAD" && q.method != "OPTIONS" {
+// probe returns the response to q; one of code 0 if it asks for a report.
+func (s *Server) probe(q request) response {
+	if !slices.Contains(methods, q.method) {
 		return text(405, "method not allowed; use GET, HEAD or OPTIONS")
 	}
 	a := s.Gate.Get()
@@ -99,12 +101,12 @@ func (s *Server) probe(q request) *response {
 	case "/startupz":
 		return probeResponse(a.Started, a.Reason)
 	case "/statusz", "/metrics":
-		return nil
+		return response{}
 	}
 	return text(404, "no such path; the paths are "+strings.Join(paths, " "))
 }
 
-func probeResponse(ok bool, reason string) *response {
+func probeResponse(ok bool, reason string) response {
 	if ok {
 		return text(200, reason)
 	}
@@ -113,7 +115,7 @@ func probeResponse(ok bool, reason string) *response {
 
 // report implements handler: it asks the supervisor's loop once, and returns a
 // function that formats the answer.
-func (s *Server) report() func(request) *response {
+func (s *Server) report() func(request) response {
 	ctx, cancel := context.WithTimeout(context.Background(), statusTimeout)
 	defer cancel()
 	status := Status{Phase: "unknown"}
@@ -122,11 +124,11 @@ func (s *Server) report() func(request) *response {
 			status = got
 		}
 	}
-	formats := map[string]func() *response{
+	formats := map[string]func() response{
 		"/statusz": sync.OnceValue(status.json),
-		"/metrics": sync.OnceValue(func() *response { return status.metrics(s.counts()) }),
+		"/metrics": sync.OnceValue(func() response { return status.metrics(s.counts()) }),
 	}
-	return func(q request) *response {
+	return func(q request) response {
 		r := formats[q.path]()
 		s.count(q.path, r.code)
 		return r

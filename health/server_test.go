@@ -165,10 +165,10 @@ func ask(t *testing.T, s *Server, method, path string) (*http.Response, string) 
 		t.Fatal(err)
 	}
 	q, answer := parseRequest(head.Bytes())
-	if answer == nil {
+	if answer.code == 0 {
 		answer = s.answer(q)
 	}
-	if answer == nil {
+	if answer.code == 0 {
 		answer = s.report()(q)
 	}
 	got, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(answer.appendTo(nil, method == "HEAD"))), r)

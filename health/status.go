@@ -121,16 +121,16 @@ type probeCount struct {
 }
 
 // json returns s as the body of /statusz.
-func (s Status) json() *response {
+func (s Status) json() response {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "  ")
 	enc.Encode(s)
-	return &response{200, "application/json", b.String()}
+	return response{200, "application/json", strings.TrimSuffix(b.String(), "\n")}
 }
 
 // metrics returns s in the Prometheus text format, version 0.0.4.
-func (s Status) metrics(probes []probeCount) *response {
+func (s Status) metrics(probes []probeCount) response {
 	var b strings.Builder
 	m := metricWriter{&b}
 	m.head("drainit_phase", "gauge", "1 for the current phase of the container, 0 for the others.")
@@ -160,7 +160,7 @@ func (s Status) metrics(probes []probeCount) *response {
 		m.sample("drainit_notify_refused_total", float64(n.Foreign), "reason", "foreign")
 	}
 	s.Clients.metrics(m)
-	return &response{200, "text/plain; version=0.0.4; charset=utf-8", b.String()}
+	return response{200, "text/plain; version=0.0.4; charset=utf-8", strings.TrimSuffix(b.String(), "\n")}
 }
 
 func (s Status) signalMetrics(m metricWriter) {
