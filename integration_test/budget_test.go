@@ -119,6 +119,38 @@ func TestABurstOfProbesCostsNoMemory(t *testing.T) {
 	t.Errorf("anonymous memory was %v kB at the most, want at most %d", found, mostKB)
 }
 
+// TestSlowGarbageIsReturned makes less garbage than the collector runs for after
+// a collection by itself: 15 reports are 0.5 MB.
+func TestSlowGarbageIsReturned(t *testing.T) {
+	const mostKB = 2600
+	env, url := healthPort(t)
+	p := start(t, setup{env: []string{env}}, "--", testchild, "signals")
+	p.says("ready")
+	anonymous := func() int { return statusField(t, fmt.Sprintf("/proc/%d/status", p.pid), "RssAnon") }
+	report := func(n int) {
+		for range n {
+			get(url + "/statusz")
+			get(url + "/metrics")
+		}
+	}
+	last := 0
+	eventually(t, "the first garbage is returned", func() bool {
+		before := last
+		report(10)
+		last = anonymous()
+		return last < before
+	})
+	for range 3 {
+		time.Sleep(3 * time.Second) // the look after a burst is over
+		report(15)
+		eventually(t, fmt.Sprintf("anonymous memory is at most %d kB", mostKB), func() bool {
+			last = anonymous()
+			return last <= mostKB
+		})
+		t.Logf("%d kB", last)
+	}
+}
+
 func TestSignalsLeaveNoMemoryBehind(t *testing.T) {
 	const mostKB, tries = 200, 3
 	var found []int
