@@ -47,7 +47,7 @@ var http1Cases = []scenario{
 				return err
 			})
 		},
-		rows: lossless("idle"),
+		rows: each(want{physics: "physics: a segment that is read and answered shows one request", from: 5 * time.Second}, []string{"idle"}),
 	},
 	{
 		name: "a half-closed client, 14 s", kind: early, server: plain, warm: 4 * time.Second,

@@ -170,6 +170,19 @@ var lateCases = []scenario{
 		rows:    by(soon, "quiet", "idle"),
 	},
 	{
+		name: "redis BLPOP as an array, beside a client that pinged",
+		kind: late, server: redis, warm: 6 * time.Second,
+		traffic: func(w *world) {
+			w.clients.Go(func() {
+				if c, err := w.connect(clientIP(9)); err == nil && c.redis("PING") == nil {
+					c.hold()
+				}
+			})
+			w.blpopArray(5)
+		},
+		rows: by(soon, "quiet", "idle"),
+	},
+	{
 		name: "redis BLPOP of 5 s, again and again",
 		kind: late, server: redis, warm: 8 * time.Second,
 		traffic: func(w *world) { w.blpop(5, 5) },

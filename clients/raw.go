@@ -184,20 +184,30 @@ func (c *conn) redis(command string) error {
 // blpop is consumers of an empty list, which wait for so many seconds, or for
 // ever if that is zero.
 func (w *world) blpop(n, seconds int) {
+	w.blocking(n, fmt.Sprintf("BLPOP jobs %d\r\n", seconds))
+}
+
+// blpopArray is the same for ever, as a client library says it.
+func (w *world) blpopArray(n int) {
+	w.blocking(n, "*3\r\n$5\r\nBLPOP\r\n$4\r\njobs\r\n$1\r\n0\r\n")
+}
+
+// blocking is clients that send a command each time the last has ended.
+func (w *world) blocking(n int, command string) {
 	for i := range n {
 		w.clients.Go(func() {
 			c, err := w.connect(clientIP(i))
 			for err == nil && !closed(w.over) {
 				c.SetDeadline(time.Time{})
 				go func() { <-w.over; c.SetDeadline(time.Now()) }()
-				err = c.blocked(seconds)
+				err = c.blocked(command)
 			}
 		})
 	}
 }
 
-func (c *conn) blocked(seconds int) error {
-	if _, err := fmt.Fprintf(c, "BLPOP jobs %d\r\n", seconds); err != nil {
+func (c *conn) blocked(command string) error {
+	if _, err := io.WriteString(c, command); err != nil {
 		return err
 	}
 	_, err := c.r.ReadString('\n')

@@ -74,6 +74,9 @@ const (
 	// A haproxy that pools HTTP/2 sends 20 to 50 bytes a segment and is sent 60
 	// to 90, of redis' protocol it is less.
 	terseRequest, terseAnswer = 64, 100
+	// The shortest request of HTTP/1.0 ("GET / HTTP/1.0", and an empty line) has
+	// as many bytes, and no answer has less. HTTP/2's greeting has as many, too.
+	leastHTTP = 18
 	// What a server has sent when a TLS 1.3 handshake is complete, and what it
 	// has received with the request: Go 769 bytes, node 1,215; a chain of
 	// certificates up to 6,000. Before the first answer session tickets are the
@@ -179,8 +182,9 @@ func (r *rules) inFlight(c *connState, s *socket, now time.Duration, certain fun
 	case c.asks > 0 && c.since >= r.limit():
 		return claim{}
 
-	// It was never answered: a first request, an upload, or one-way traffic.
-	case s.dataOut == 0 && oneWay(s):
+	// It was never answered: a first request, an upload, one-way traffic, or a
+	// blocking command of redis, which may never end.
+	case s.dataOut == 0 && (oneWay(s) || r.terse(s)):
 		return suspect("connection that was never answered", r.limit())
 	case s.dataOut == 0:
 		return certain("first request")
@@ -189,7 +193,7 @@ func (r *rules) inFlight(c *connState, s *socket, now time.Duration, certain fun
 		return suspect("connection that has only greeted", last+greetedFor)
 	// Control frames follow data in either direction: the last of them says
 	// nothing. Blocking commands of redis are as small.
-	case c.frame, terse(s):
+	case c.frame, r.terse(s):
 		return suspect("request or control frame", last+suspectFor)
 	case s.recvAgo == s.sentAgo && c.order != asked:
 		held := suspect("request or answer within a tick", last+suspectFor)
@@ -241,6 +245,7 @@ type rules struct {
 	streamPause time.Duration   // 0: unknown
 	patience    time.Duration   // 0: the longest there is
 	cleartext   map[uint16]bool // ports that have answered a single segment
+	brief       map[uint16]bool // ports that have answered less than HTTP does
 }
 
 // limit returns how long ambiguous evidence holds after t0.
@@ -261,21 +266,38 @@ func (r *rules) pause() time.Duration {
 	return defaultStreamPause
 }
 
-// learn notes a port that speaks no TLS: it has answered fewer bytes than a TLS
-// client's first message has, or a single segment so long ago that a handshake
-// would have gone on or timed out. (After a second a busy client's had not.) It
-// reports whether that is new.
+// learn notes what an open connection, or one that has ended, says of its port.
+// It reports whether that is new.
 func (r *rules) learn(s *socket) bool {
-	small := s.recv > 0 && s.recv < 180
-	single := s.dataIn == 1 && s.sentAgo >= handshakeTimeout
-	if s.sent <= interimMost || !small && !single || r.cleartext[s.local] {
+	return isCleartext(s) && learn(&r.cleartext, s.local) || isBrief(s) && learn(&r.brief, s.local)
+}
+
+func learn(ports *map[uint16]bool, port uint16) bool {
+	if (*ports)[port] {
 		return false
 	}
-	if r.cleartext == nil {
-		r.cleartext = map[uint16]bool{}
+	if *ports == nil {
+		*ports = map[uint16]bool{}
 	}
-	r.cleartext[s.local] = true
+	(*ports)[port] = true
 	return true
+}
+
+// isCleartext reports whether a connection shows that its port speaks no TLS: it
+// was answered fewer bytes than a TLS client's first message has, or a single
+// segment so long ago that a handshake would have gone on or timed out. (After a
+// second a busy client's had not.)
+func isCleartext(s *socket) bool {
+	small := s.recv > 0 && s.recv < 180
+	single := s.dataIn == 1 && s.sentAgo >= handshakeTimeout
+	return s.sent > interimMost && (small || single)
+}
+
+// isBrief reports whether a connection shows that its port speaks no HTTP: it
+// was answered less than that does, as redis does ("+OK", in 5 bytes), and
+// stayed open.
+func isBrief(s *socket) bool {
+	return s.sent > 0 && s.sent < leastHTTP && s.recv > 0 && s.sentAgo >= streamFor && isOpen(s)
 }
 
 // unread reports whether the server has bytes to read. The client's FIN counts
@@ -318,10 +340,15 @@ func greeted(s *socket) bool {
 }
 
 // terse reports whether both sides have sent small segments only, as HTTP/2
-// without large answers and redis do, and HTTP/1.1 does not.
-func terse(s *socket) bool {
-	return s.dataOut > 0 && s.dataIn > 0 &&
-		s.sent/uint64(s.dataOut) <= terseAnswer && s.recv/uint64(s.dataIn) <= terseRequest
+// without large answers and redis do, and HTTP/1.1 does not. On a port that
+// speaks no HTTP small requests are enough; where there was no answer yet, one
+// that is too small for HTTP.
+func (r *rules) terse(s *socket) bool {
+	small := s.dataIn > 0 && s.recv/uint64(s.dataIn) <= terseRequest
+	if s.dataOut == 0 {
+		return s.recv < leastHTTP || small && r.brief[s.local]
+	}
+	return small && (r.brief[s.local] || s.sent/uint64(s.dataOut) <= terseAnswer)
 }
 
 // replied reports whether the client's last bytes came as soon after the

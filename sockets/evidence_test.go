@@ -123,12 +123,20 @@ func TestEvidence(t *testing.T) {
 			each([]step{{0, sends(17)}, {4 * ms, receives(17)}}, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
 		{"a WebSocket's pings", append(each(http, -30*time.Second),
 			each([]step{{0, sends(6)}, {4 * ms, receives(10)}}, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
+		{"a request after an answer, as long as a pong would be", append(each(http, -30*time.Second), step{1050 * ms, asks(134)},
+			step{2050 * ms, sends(130)}, step{2058 * ms, asks(134)}), "..cccccccc", rules{}},
 		{"an answer that may pause, as is known", []step{{-2 * time.Second, asks(80)}, {-2 * time.Second, sends(160)}},
 			"aaaaaaaa......", rules{streamPause: 10 * time.Second}},
 		{"a haproxy's pool of HTTP/2, left", each([]step{{0, receives(33)}, {4 * ms, sends(75)}, {8 * ms, receives(13)}},
 			-3*time.Second, -2*time.Second, -time.Second, 500*ms, 700*ms, 900*ms, 1300*ms), "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
 		{"redis' BLPOP of 5 s, again and again", each([]step{{0, sends(5)}, {0, receives(40)}}, -10*time.Second, -5*time.Second, 0),
 			"aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
+		{"redis' BLPOP, the first command", []step{{-time.Second, asks(14)}}, "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
+		{"the same as an array, on a port that speaks no HTTP", []step{{-time.Second, asks(32)}}, "aaaaaaaaaaaaaaaaaaaaaaa...",
+			rules{brief: map[uint16]bool{8080: true}}},
+		{"redis' BLPOP after a job of 2 KB", []step{{-9 * time.Second, asks(32)}, {-9 * time.Second, sends(2000)}, {-time.Second, asks(32)}},
+			"aaaaaaaaaaaaaaaaaaaaaaa...", rules{brief: map[uint16]bool{8080: true}}},
+		{"a first request of HTTP/1.0, as short as can be", []step{{-time.Second, asks(18)}}, "ccccccccccccccccccccccccccccccccccc", rules{}},
 		{"statsd", each([]step{{0, receives(30)}}, -5*time.Second, -4*time.Second, -3*time.Second, -2*time.Second), "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -143,6 +151,41 @@ func TestEvidence(t *testing.T) {
 				t.Errorf("\ngot  %s\nwant %s", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestPortsAreKnownByTheirAnswers(t *testing.T) {
+	const begin = 100 * time.Second
+	for _, tt := range []struct {
+		name             string
+		asked, answered  uint64
+		ago              time.Duration
+		state            uint8
+		cleartext, brief bool
+	}{
+		{"redis' OK", 22, 5, time.Second, stEstablished, false, true},
+		{"the same, and more may come", 22, 5, 100 * ms, stEstablished, false, false},
+		{"a TLS alert, and the end", 80, 7, time.Second, stFinWait1, false, false},
+		{"HTTP/2's empty settings, and their acknowledgement", 51, 18, time.Second, stEstablished, false, false},
+		{"an answer of HTTP/1.1", 80, 140, time.Second, stEstablished, true, false},
+		{"TLS, and no request yet", 260, 900, time.Second, stEstablished, false, false},
+		{"a greeting", 0, 10, time.Second, stEstablished, false, false},
+	} {
+		m := newModel(1, begin)
+		if tt.asked > 0 {
+			m.receive(tt.asked, begin)
+		}
+		m.send(tt.answered, 1, begin)
+		s := m.at(begin + tt.ago)
+		s.state = tt.state
+		var r rules
+		learnt := r.learn(s)
+		if r.cleartext[8080] != tt.cleartext || r.brief[8080] != tt.brief || learnt != (tt.cleartext || tt.brief) {
+			t.Errorf("%s: %+v", tt.name, r)
+		}
+		if r.learn(s) {
+			t.Errorf("%s: learnt twice", tt.name)
+		}
 	}
 }
 

@@ -18,11 +18,12 @@
 //     bytes, unacknowledged bytes that make progress, a request that came after
 //     the last answer, clients that connect more often than probers do.
 //   - Ambiguous evidence may be a client or nothing, and holds for the patience:
-//     23 s after t0, or Options.Patience. It is the order of bytes within a kernel's tick (4 or 10
-//     ms), several requests on one connection (HTTP/2, gRPC), TLS before its
-//     first answer, an answer that pauses or may be an interim one, connections
-//     at regular intervals, requests that go on arriving on kept connections,
-//     and a connection of which only the age is known.
+//     23 s after t0, or Options.Patience. It is the order of bytes within a
+//     kernel's tick (4 or 10 ms), several requests on one connection (HTTP/2,
+//     gRPC), TLS before its first answer, an answer that pauses or may be an
+//     interim one, requests too small for HTTP, connections at regular
+//     intervals, requests that go on arriving on kept connections, and a
+//     connection of which only the age is known.
 //   - Stale is no evidence: a peer that has acknowledged nothing for 15 s, a
 //     minute without a byte in either direction, pings and their answers.
 //
@@ -31,10 +32,11 @@
 // kubelet's, Docker's) say nothing about clients. Others may be a balancer's
 // that has not moved on, or a client that polls.
 //
-// What can't be known: that a segment held two requests; that a regular client
-// goes on after the patience; what a connection carries where netlink is
-// denied, for longer than 15 s; that a request silent for minutes, such as
-// redis' BLPOP, is worth no wait, before a minute has passed.
+// What can't be known: that a segment held two requests, once it has been read
+// and one of them answered; that a regular client goes on after the patience;
+// what a connection carries where netlink is denied, for longer than 15 s; that
+// a request as large as one of HTTP's will never be answered, such as a BLPOP
+// of redis' on a port that has said nothing else, before a minute has passed.
 //
 // The rules are in evidence.go, each with its cause and its number.
 //
