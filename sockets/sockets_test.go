@@ -148,10 +148,10 @@ func TestWhatTheKernelTellsOfARequest(t *testing.T) {
 			client, server := pair(t, l, network)
 			look := looking(t, port)
 			soon(t, look, "silent", func(n tally) bool { return n.open == 1 && n.ambiguous == 1 })
-			for i := range 3 {
-				io.WriteString(client, "ask")
+			for i, request := range []string{"GET / HTTP/1.0\r\n\r\n", "ask", "ask"} {
+				io.WriteString(client, request)
 				soon(t, look, "unread", func(n tally) bool { return n.inFlight == 1 })
-				io.ReadFull(server, make([]byte, 3))
+				io.ReadFull(server, make([]byte, len(request)))
 				for end := time.Now().Add(400 * time.Millisecond); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 					if n := look(); n.inFlight+n.ambiguous != 1 {
 						t.Fatalf("request %d, read and not answered: %+v", i, n)
