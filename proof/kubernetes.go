@@ -8,10 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,15 +53,8 @@ func (d deployment) drains() bool { return d.init != nil && d.init[0] == "/drain
 // manifest writes the Deployment and its Service.
 func (d deployment) manifest(image string) string {
 	var env, more strings.Builder
-	vars := map[string]string{}
-	for k, v := range d.env {
-		vars[k] = v
-	}
-	if d.drains() {
-		vars["DRAINIT_GRACE_PERIOD"] = fmt.Sprint(kubernetesGrace)
-	}
-	for k, v := range vars {
-		fmt.Fprintf(&env, "\n        - {name: %s, value: %q}", k, v)
+	for _, k := range slices.Sorted(maps.Keys(d.env)) {
+		fmt.Fprintf(&env, "\n        - {name: %s, value: %q}", k, d.env[k])
 	}
 	if d.preStop > 0 {
 		fmt.Fprintf(&more, "        lifecycle: {preStop: {sleep: {seconds: %d}}}\n", d.preStop)
@@ -69,9 +63,6 @@ func (d deployment) manifest(image string) string {
 		more.WriteString("        livenessProbe: {httpGet: {path: /alive, port: 8080}, periodSeconds: 1, failureThreshold: 2}\n")
 	}
 	command, _ := json.Marshal(append(append([]string{}, d.init...), d.argv...))
-	if env.Len() == 0 {
-		env.WriteString(" []")
-	}
 	service := "  type: ClusterIP\n"
 	if d.policy != "" {
 		service = "  type: NodePort\n  externalTrafficPolicy: " + d.policy + "\n"
@@ -214,127 +205,6 @@ func buildKubernetesImage(ctx context.Context, what, image string) error {
 	return nil
 }
 
-// podState is what is watched of one pod.
-type podState struct {
-	Name, IP string
-	Deleted  bool
-	Ready    bool
-	Ended    bool
-	Code     int
-	Restarts int
-	Last     int // exit code of the previous container
-}
-
-// pods lists the server's pods, at the cost of one request.
-func (c *cluster) pods(ctx context.Context) ([]podState, error) {
-	r, err := http.NewRequestWithContext(ctx, "GET", c.api+"/api/v1/namespaces/"+c.namespace+"/pods?labelSelector=app%3Dapp", nil)
-	if err != nil {
-		return nil, err
-	}
-	a, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer a.Body.Close()
-	var list struct {
-		Items []struct {
-			Metadata struct {
-				Name              string
-				DeletionTimestamp *string
-			}
-			Status struct {
-				PodIP             string
-				Conditions        []struct{ Type, Status string }
-				ContainerStatuses []struct {
-					RestartCount int
-					State        struct{ Terminated *struct{ ExitCode int } }
-					LastState    struct{ Terminated *struct{ ExitCode int } }
-				}
-			}
-		}
-	}
-	if err := json.NewDecoder(a.Body).Decode(&list); err != nil {
-		return nil, err
-	}
-	var all []podState
-	for _, i := range list.Items {
-		p := podState{Name: i.Metadata.Name, IP: i.Status.PodIP, Deleted: i.Metadata.DeletionTimestamp != nil, Last: -1}
-		for _, k := range i.Status.Conditions {
-			p.Ready = p.Ready || k.Type == "Ready" && k.Status == "True"
-		}
-		for _, s := range i.Status.ContainerStatuses {
-			p.Restarts = s.RestartCount
-			if s.State.Terminated != nil {
-				p.Ended, p.Code = true, s.State.Terminated.ExitCode
-			}
-			if s.LastState.Terminated != nil {
-				p.Last = s.LastState.Terminated.ExitCode
-			}
-		}
-		all = append(all, p)
-	}
-	return all, nil
-}
-
-// stops watches how long pods take from their deletion to the end of their
-// container.
-type stops struct {
-	mu    sync.Mutex
-	began map[string]time.Time
-	took  []float64
-	codes map[int]int
-	live  int // pods that are not being deleted and ready
-	total int
-}
-
-func (s *stops) watch(ctx context.Context, c *cluster) {
-	for ctx.Err() == nil {
-		pods, err := c.pods(ctx)
-		if err == nil {
-			s.update(pods)
-		}
-		pause(ctx, 200*time.Millisecond)
-	}
-}
-
-func (s *stops) update(pods []podState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	s.live, s.total = 0, len(pods)
-	there := make(map[string]bool)
-	for _, p := range pods {
-		there[p.Name] = !p.Ended
-		_, known := s.began[p.Name]
-		switch {
-		case p.Deleted && !known:
-			s.began[p.Name] = now
-		case !p.Deleted && p.Ready:
-			s.live++
-		}
-		if p.Ended && p.Deleted && !s.began[p.Name].IsZero() {
-			s.codes[p.Code]++
-		}
-	}
-	for name, at := range s.began {
-		if !there[name] && !at.IsZero() {
-			s.took = append(s.took, now.Sub(at).Seconds())
-			s.began[name] = time.Time{} // counted
-		}
-	}
-}
-
-func (s *stops) settled(replicas int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, at := range s.began {
-		if !at.IsZero() {
-			return false
-		}
-	}
-	return s.live == replicas && s.total == replicas
-}
-
 // loadPod runs this program's load command in the cluster.
 const loadPod = `apiVersion: v1
 kind: Pod
@@ -349,16 +219,25 @@ spec:
     command: ["/proof", "load", "-http", "%s", "-grpc", "%s", "-kinds", "%s"]
 `
 
-// outcome is one line of the load command.
+// outcome is one line of the load command: how a request ended, or more about
+// one that was lost.
 type outcome struct {
-	Kind    string  `json:"k"`
+	Kind    string  `json:"k,omitempty"`
 	Failure failure `json:"f,omitempty"`
+	Loss    *loss   `json:"loss,omitempty"`
 }
 
 // load sends requests until ctx ends, and writes a line for each when it has
 // ended.
 func load(ctx context.Context, httpAddr, rpcAddr, names string) error {
-	c := &clients{pick: func() string { return httpAddr }, quick: "/quick", want: "done"}
+	var mu sync.Mutex
+	out := json.NewEncoder(os.Stdout)
+	write := func(o outcome) {
+		mu.Lock()
+		defer mu.Unlock()
+		out.Encode(o)
+	}
+	c := &clients{pick: func() string { return httpAddr }, quick: "/quick", want: "done", tell: func(l loss) { write(outcome{Loss: &l}) }}
 	kinds := strings.Split(names, ",")
 	for _, k := range kinds {
 		if k == "unary" {
@@ -369,13 +248,7 @@ func load(ctx context.Context, httpAddr, rpcAddr, names string) error {
 			c.rpc = conn
 		}
 	}
-	var mu sync.Mutex
-	out := json.NewEncoder(os.Stdout)
-	c.send(ctx, kinds, func(kind string, f failure) {
-		mu.Lock()
-		defer mu.Unlock()
-		out.Encode(outcome{kind, f})
-	})
+	c.send(ctx, kinds, func(kind string, f failure) { write(outcome{Kind: kind, Failure: f}) })
 	return nil
 }
 
@@ -392,16 +265,60 @@ type clusterRecord struct {
 	Trial  string                     `json:"trial"`
 	Server string                     `json:"server"`
 	Way    string                     `json:"way"`
-	Round  int                        `json:"round"`
-	Stops  []float64                  `json:"stops_s"`
-	Codes  map[int]int                `json:"codes,omitempty"`
+	Round  int                        `json:"round"` // -1 for what came before the first
+	Stops  []stop                     `json:"stops"`
 	Took   float64                    `json:"round_s"`
 	Sent   map[string]int             `json:"sent"`
 	Failed map[string]map[failure]int `json:"failed,omitempty"`
+	Losses []loss                     `json:"losses,omitempty"` // of HTTP's
+}
+
+// rounds gives what ends to the round during which it ends.
+type rounds struct {
+	mu  sync.Mutex
+	all []clusterRecord
+}
+
+func (r *rounds) begin(t trial, round int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, clusterRecord{Trial: t.name, Server: t.server, Way: t.way, Round: round})
+}
+
+func (r *rounds) add(o outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := &r.all[len(r.all)-1]
+	if o.Loss != nil {
+		last.Losses = append(last.Losses, *o.Loss)
+		return
+	}
+	x := record{Sent: last.Sent, Failed: last.Failed}
+	x.count(o.Kind, o.Failure)
+	last.Sent, last.Failed = x.Sent, x.Failed
+}
+
+// warm reports whether requests were answered before the first round. A rig
+// that can't reach the Service would show a loss of everything, or of nothing.
+func (r *rounds) warm() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x := record{Sent: r.all[0].Sent, Failed: r.all[0].Failed}
+	if x.sent() == 0 || x.lost() > x.sent()/10 {
+		return fmt.Errorf("before the first round %d of %d requests were lost: do pods reach Services, and `kubectl logs` pods?", x.lost(), x.sent())
+	}
+	return nil
+}
+
+func (r *rounds) end(took time.Duration, s []stop) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := &r.all[len(r.all)-1]
+	last.Took, last.Stops = took.Seconds(), s
 }
 
 // run runs a trial to its end.
-func (t trial) run(ctx context.Context, c *cluster) (records []clusterRecord, err error) {
+func (t trial) run(ctx context.Context, c *cluster) ([]clusterRecord, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if _, err := c.kubectl(ctx, t.manifest(c.image[t.server]), "apply", "-f", "-"); err != nil {
@@ -415,53 +332,44 @@ func (t trial) run(ctx context.Context, c *cluster) (records []clusterRecord, er
 	if err != nil {
 		return nil, err
 	}
-	var tally tally
-	loaded, err := c.startLoad(ctx, addr, t.kinds, &tally)
+	var r rounds
+	r.begin(t, -1)
+	loaded, err := c.startLoad(ctx, addr, t.kinds, &r)
 	if err != nil {
 		return nil, err
 	}
-	s := &stops{began: make(map[string]time.Time), codes: make(map[int]int)}
+	s := new(stops)
 	go s.watch(ctx, c)
 	pause(ctx, warmUp+6*time.Second) // kubectl logs begins, WebSockets are under way
-	for i := range t.rounds {
-		began := time.Now()
-		tally.begin(t, i)
-		s.reset()
-		if err = t.act(ctx, c, t.deployment); err != nil {
-			break
-		}
-		pause(ctx, 2*time.Second)
-		for deadline := time.Now().Add(3 * time.Minute); !s.settled(t.replicas) && time.Now().Before(deadline) && ctx.Err() == nil; {
-			pause(ctx, 200*time.Millisecond)
-		}
-		took := time.Since(began).Seconds()
-		pause(ctx, 4*time.Second)
-		records = append(records, s.record(t, i, took))
+	if err := r.warm(); err != nil {
+		return nil, err
+	}
+	for i := 0; i < t.rounds && err == nil; i++ {
+		r.begin(t, i)
+		err = t.round(ctx, c, s, &r)
 	}
 	c.kubectl(ctx, "", "delete", "pod", "load", "--grace-period=30")
 	<-loaded
-	for i := range records {
-		records[i].Sent, records[i].Failed = tally.records[i].Sent, tally.records[i].Failed
+	return r.all, errors.Join(err, ctx.Err())
+}
+
+// round does what the trial is about, and waits until it is over and what was
+// then sent has ended.
+func (t trial) round(ctx context.Context, c *cluster, s *stops, r *rounds) error {
+	began := time.Now()
+	if err := t.act(ctx, c, t.deployment); err != nil {
+		return err
 	}
-	return records, errors.Join(err, ctx.Err())
-}
-
-func (s *stops) reset() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.took, s.codes = nil, make(map[int]int)
-}
-
-func (s *stops) record(t trial, i int, took float64) clusterRecord {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return clusterRecord{Trial: t.name, Server: t.server, Way: t.way, Round: i, Stops: s.took, Codes: s.codes, Took: took}
-}
-
-func (t *tally) begin(x trial, i int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.records = append(t.records, record{Server: x.server, Way: x.way, Restart: i, Sent: make(map[string]int)})
+	pause(ctx, time.Second)
+	for deadline := time.Now().Add(3 * time.Minute); !s.settled(t.replicas); pause(ctx, 100*time.Millisecond) {
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return errors.Join(ctx.Err(), errors.New("not settled in time"))
+		}
+	}
+	took := time.Since(began)
+	pause(ctx, 4*time.Second)
+	r.end(took, s.take())
+	return nil
 }
 
 // serviceAddr returns where clients find the Service.
@@ -481,7 +389,7 @@ func (c *cluster) serviceAddr(ctx context.Context, nodePort bool) (addr [2]strin
 
 // startLoad starts the clients and feeds tally with what they say. The channel
 // is closed when they have ended.
-func (c *cluster) startLoad(ctx context.Context, addr [2]string, kinds []string, t *tally) (<-chan struct{}, error) {
+func (c *cluster) startLoad(ctx context.Context, addr [2]string, kinds []string, r *rounds) (<-chan struct{}, error) {
 	manifest := fmt.Sprintf(loadPod, c.image["Go"], addr[0], addr[1], strings.Join(kinds, ","))
 	if _, err := c.kubectl(ctx, manifest, "apply", "-f", "-"); err != nil {
 		return nil, err
@@ -500,17 +408,17 @@ func (c *cluster) startLoad(ctx context.Context, addr [2]string, kinds []string,
 	done := make(chan struct{})
 	go func() { // ends with the pod
 		defer close(done)
-		readOutcomes(out, t)
+		readOutcomes(out, r)
 		logs.Wait()
 	}()
 	return done, nil
 }
 
-func readOutcomes(r io.Reader, t *tally) {
-	for lines := bufio.NewScanner(r); lines.Scan(); {
+func readOutcomes(from io.Reader, r *rounds) {
+	for lines := bufio.NewScanner(from); lines.Scan(); {
 		var o outcome
 		if json.Unmarshal(lines.Bytes(), &o) == nil {
-			t.ended(o.Kind, o.Failure)
+			r.add(o)
 		}
 	}
 }

@@ -13,6 +13,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -63,7 +64,7 @@ func command(ctx context.Context, args []string) error {
 	case "mutants":
 		return m.mutants(ctx)
 	case "kubernetes":
-		return m.kubernetes(ctx, os.Getenv("PROOF_LOAD"), *only, max(*restarts, 3))
+		return m.kubernetes(ctx, os.Getenv("PROOF_LOAD"), *only, cmp.Or(*restarts, 3))
 	case "load":
 		return load(ctx, *httpAddr, *rpcAddr, *kinds)
 	case "report":

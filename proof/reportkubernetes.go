@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // writeClusterReport makes the page about Kubernetes from its raw results.
@@ -21,6 +22,7 @@ func writeClusterReport(dir string) error {
 	var env environment
 	var rows []*row
 	var errs []string
+	var before, lostBefore int
 	for lines := json.NewDecoder(f); ; {
 		var l clusterLine
 		if err := lines.Decode(&l); err == io.EOF {
@@ -31,13 +33,17 @@ func writeClusterReport(dir string) error {
 		switch {
 		case l.Environment != nil:
 			env = *l.Environment
+		case l.Round != nil && l.Round.Round < 0:
+			x := record{Sent: l.Round.Sent, Failed: l.Round.Failed}
+			before, lostBefore = before+x.sent(), lostBefore+x.lost()
 		case l.Round != nil:
 			rows = addRound(rows, *l.Round)
 		default:
 			errs = append(errs, l.Error)
 		}
 	}
-	return write(filepath.Dir(dir), "proof-kubernetes.md", clusterReport(rows, env, errs, filepath.Base(dir)))
+	page := clusterReport(rows, env, filepath.Base(dir), fmt.Sprintf("%d of %d", lostBefore, before))
+	return write(filepath.Dir(dir), "proof-kubernetes.md", page+notEnded(errs))
 }
 
 // addRound adds a round to the row of its trial and way: the trial is what a
@@ -50,36 +56,77 @@ func addRound(rows []*row, r clusterRecord) []*row {
 			how: make(map[failure]int), codes: make(map[int]int), whys: make(map[string]int)})
 	}
 	w := rows[i]
-	w.add(record{Sent: r.Sent, Failed: r.Failed})
-	w.stops, w.starts = append(w.stops[:len(w.stops)-1], r.Stops...), append(w.starts[:len(w.starts)-1], r.Took)
-	w.codes[0]-- // add's: a round has no code of its own
-	for code, n := range r.Codes {
-		w.codes[code] += n
+	w.n++
+	w.count(r.Sent, r.Failed)
+	w.starts = append(w.starts, r.Took)
+	for _, s := range r.Stops {
+		w.stops = append(w.stops, s.Took)
+		w.codes[s.Code]++
+		if s.Why != "" {
+			w.whys[s.Why]++
+		}
+	}
+	for _, l := range r.Losses {
+		if l.race(r.Stops) {
+			w.how[keepAliveRace]++
+			w.how[l.How]--
+		}
 	}
 	return rows
 }
 
-func clusterReport(rows []*row, env environment, errs []string, dir string) string {
+const (
+	raceTakes = 100 * time.Millisecond // from sending to the reset
+	raceApart = 250 * time.Millisecond // from drainit's forwarding
+)
+
+// race reports whether l is one, by the times that drainit's own log gives: it
+// was sent on a connection that had served before, and reset at once, when a
+// signal had just been forwarded.
+func (l loss) race(stops []stop) bool {
+	if l.Kind != "kept" || l.Used == 0 || l.How != reset || l.After > raceTakes.Seconds() {
+		return false
+	}
+	return slices.ContainsFunc(stops, func(s stop) bool {
+		return !s.At.IsZero() && l.At.Sub(s.At).Abs() < raceApart
+	})
+}
+
+func clusterReport(rows []*row, env environment, dir, before string) string {
 	t := new(text)
 	t.say("# Proof in Kubernetes\n")
 	t.say("`make proof-kubernetes` wrote this page from [the raw results](%s/%s). It runs against whatever kubectl points at; "+
 		"`PROOF_LOAD` is the command that brings an image to the nodes, which gets its name as the last argument:\n", dir, clusterResults)
 	t.say("```\nmake proof-kubernetes PROOF_LOAD='kind load docker-image'\n```\n")
-	t.say("Kubernetes %s, %s node(s), kube-proxy in mode %s, %s, %s, %s at commit %s, %s.\n", env.Versions["Kubernetes"], env.Versions["nodes"],
-		env.Versions["kube-proxy"], env.Versions["containers"], env.Kernel, env.Date, env.Commit, env.Took)
-	t.say("A server is a Deployment behind a Service, and its clients are a pod in the same cluster: [the same kinds](proof.md#how-it-is-measured), " +
-		"never sent again. The Go server dies on SIGTERM, FastAPI on uvicorn finishes its requests and closes its WebSockets. " +
-		"Kept connections stay with their pod until it closes them, as kube-proxy leaves them alone. terminationGracePeriodSeconds is 60 everywhere. " +
-		"A pod's stop is from its deletion to the end of its container, a round from the command to the last pod's end.")
+	t.say("Kubernetes %s, nodes: %s, kube-proxy in mode %s, %s, %s, %d CPUs, %s at commit %s, %s. Load average, trials included: %s.\n", env.Versions["Kubernetes"], env.Versions["nodes"],
+		env.Versions["kube-proxy"], env.Versions["containers"], env.Kernel, env.CPUs, env.Date, env.Commit, env.Took, env.Versions["load"])
+	t.say(clusterMeasured, before)
 	for _, name := range trialNames(rows) {
 		trialSection(t, rows, name)
 	}
-	settled(t, env)
-	if len(errs) > 0 {
-		t.say("\n## Trials that did not run to their end\n")
-		for _, e := range errs {
-			t.say("- %s", strings.ReplaceAll(e, "\n", " "))
-		}
+	t.say("\n## lifecycle.stopSignal\n\nKEP-4960's field is %s here.", env.Versions["lifecycle.stopSignal"])
+	return t.String()
+}
+
+const clusterMeasured = `A server is a Deployment of three replicas behind a Service, and its clients are a pod in the same cluster:
+[the same kinds](proof.md#how-it-is-measured), never sent again. The Go server dies on SIGTERM; FastAPI on uvicorn finishes its
+requests and closes its WebSockets. Kept connections stay with their pod until it closes them: kube-proxy leaves them alone.
+terminationGracePeriodSeconds is 60 everywhere.
+
+A pod's stop is from its deletion to the end of its container, as the API server tells it; a round from the command to the
+last pod's end. Times are medians, in brackets the fifth and the ninety-fifth percentile. "At most" is the upper end of a
+95 %% confidence interval for the losses of one round. A **keep-alive race** is a request that was sent on a connection which had
+served others before, and was reset at once, within 250 ms of the moment in which drainit's log has the signal: it was on its
+way while the server died. Nothing outside the server can prevent it. Before the first rounds %s requests were lost.`
+
+func notEnded(errs []string) string {
+	if len(errs) == 0 {
+		return ""
+	}
+	t := new(text)
+	t.say("\n## Trials that did not run to their end\n")
+	for _, e := range errs {
+		t.say("- %s", strings.ReplaceAll(e, "\n", " "))
 	}
 	return t.String()
 }
@@ -103,10 +150,10 @@ func trialSection(t *text, rows []*row, name string) {
 	}
 	t.say("\n## %s%s", strings.ToUpper(name[:1]), name[1:])
 	kinds := kindsSent(ways)
-	head := append([]string{"way", "rounds", "requests", "lost"}, kinds...)
-	t.table(append(head, "how", "a pod's stop, s", "a round, s", "exit codes")...)
+	head := append([]string{"way", "rounds", "requests", "lost", "at most"}, kinds...)
+	t.table(append(head, "how", "a pod's stop, s", "a round, s", "exit codes", "why forwarded")...)
 	for _, w := range ways {
-		cells := []string{w.way, fmt.Sprint(w.n), fmt.Sprint(total(w.sent)), bold(total(w.lost))}
+		cells := []string{w.way, fmt.Sprint(w.n), fmt.Sprint(total(w.sent)), bold(total(w.lost)), fmt.Sprintf("%.2f", w.atMost())}
 		for _, k := range kinds {
 			cells = append(cells, fmt.Sprint(w.lost[k]))
 		}
@@ -114,7 +161,7 @@ func trialSection(t *text, rows []*row, name string) {
 		if len(w.stops) > 0 {
 			stop = spread(w.stops)
 		}
-		t.row(append(cells, hows(w), stop, fmt.Sprintf("%.1f", quantile(w.starts, 0.5)), seenCodes(w))...)
+		t.row(append(cells, hows(w), stop, fmt.Sprintf("%.1f", quantile(w.starts, 0.5)), seenCodes(w), counts(w.whys))...)
 	}
 }
 
@@ -135,8 +182,4 @@ func seenCodes(w *row) string {
 		}
 	}
 	return strings.Join(parts, ", ")
-}
-
-func settled(t *text, env environment) {
-	t.say("\n## lifecycle.stopSignal\n\nKEP-4960's field is %s here.", env.Versions["lifecycle.stopSignal"])
 }

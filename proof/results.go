@@ -166,17 +166,22 @@ func (r *results) before() (sent, lost int) {
 	return sent, lost
 }
 
-func (w *row) add(x record) {
-	w.n++
-	for k, n := range x.Sent {
+// count adds requests to the row.
+func (w *row) count(sent map[string]int, failed map[string]map[failure]int) {
+	for k, n := range sent {
 		w.sent[k] += n
 	}
-	for k, hows := range x.Failed {
+	for k, hows := range failed {
 		for how, n := range hows {
 			w.lost[k] += n
 			w.how[how] += n
 		}
 	}
+}
+
+func (w *row) add(x record) {
+	w.n++
+	w.count(x.Sent, x.Failed)
 	w.stops, w.starts = append(w.stops, x.Stop), append(w.starts, x.Start)
 	w.codes[x.Code]++
 	if x.Killed {

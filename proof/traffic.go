@@ -27,6 +27,8 @@ import (
 //   - timeout: nothing for patience longer than it was to take
 //   - 5xx: an answer, but not a good one
 //   - nowhere: the balancer knew no server
+//   - keep-alive race: reset on a kept connection that the server closed while
+//     the request was on its way; the report tells these from other resets
 type failure string
 
 const (
@@ -37,9 +39,11 @@ const (
 	timeout failure = "timeout"
 	bad     failure = "5xx"
 	nowhere failure = "nowhere"
+
+	keepAliveRace failure = "keep-alive race"
 )
 
-var failures = []failure{refused, reset, cut, timeout, bad, nowhere}
+var failures = []failure{refused, reset, cut, timeout, bad, nowhere, keepAliveRace}
 
 const (
 	patience = 10 * time.Second
@@ -89,6 +93,7 @@ type clients struct {
 	quick    string // path of a quick answer
 	want     string // what a complete answer ends with, unless ""
 	get      bool   // GET in place of POST
+	tell     func(loss)
 
 	mu   sync.Mutex
 	idle []*conn
@@ -124,19 +129,49 @@ func (c *clients) send(ctx context.Context, names []string, ended func(kind stri
 // requests again without telling.
 type conn struct {
 	net.Conn
-	r *bufio.Reader
+	r    *bufio.Reader
+	kind string
+	used int // requests that it has served
+	tell func(loss)
 }
 
-func (c *clients) dial() (*conn, failure) {
+// loss is what is told of one request that was lost.
+type loss struct {
+	Kind  string    `json:"kind"`
+	How   failure   `json:"how"`
+	At    time.Time `json:"at"`
+	After float64   `json:"after_s"`        // since it was sent
+	Used  int       `json:"used,omitempty"` // requests that its connection had served
+	Error string    `json:"error,omitempty"`
+}
+
+func (c *clients) dial(kind string) (*conn, failure) {
 	addr := c.pick()
 	if addr == "" {
 		return nil, nowhere
 	}
+	began := time.Now()
+	k := &conn{kind: kind, tell: c.tell}
 	nc, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
-		return nil, failed(err, refused)
+		f := failed(err, refused)
+		k.lost(f, began, err)
+		return nil, f
 	}
-	return &conn{nc, bufio.NewReader(nc)}, good
+	k.Conn, k.r = nc, bufio.NewReader(nc)
+	return k, good
+}
+
+// lost tells that a request of c was lost, where anything wants to know it.
+func (c *conn) lost(how failure, sent time.Time, err error) {
+	if c.tell == nil {
+		return
+	}
+	l := loss{Kind: c.kind, How: how, At: time.Now().UTC(), After: time.Since(sent).Seconds(), Used: c.used}
+	if err != nil {
+		l.Error = err.Error()
+	}
+	c.tell(l)
 }
 
 // alive reports whether the server has left c open: any client looks before it
@@ -181,7 +216,7 @@ func (c *clients) keep(k *conn) {
 }
 
 func (c *clients) fresh(context.Context) failure {
-	k, f := c.dial()
+	k, f := c.dial("fresh")
 	if f != good {
 		return f
 	}
@@ -193,7 +228,7 @@ func (c *clients) kept(context.Context) failure {
 	k := c.take()
 	if k == nil {
 		var f failure
-		if k, f = c.dial(); f != good {
+		if k, f = c.dial("kept"); f != good {
 			return f
 		}
 	}
@@ -207,7 +242,7 @@ func (c *clients) kept(context.Context) failure {
 }
 
 func (c *clients) slow(context.Context) failure {
-	k, f := c.dial()
+	k, f := c.dial("slow")
 	if f != good {
 		return f
 	}
@@ -216,7 +251,7 @@ func (c *clients) slow(context.Context) failure {
 }
 
 func (c *clients) stream(context.Context) failure {
-	k, f := c.dial()
+	k, f := c.dial("stream")
 	if f != good {
 		return f
 	}
@@ -233,6 +268,16 @@ func (c *clients) method() string {
 
 // exchange sends one request and reads its answer to the end.
 func (c *conn) exchange(method, path string, last bool, takes time.Duration, want string) failure {
+	began := time.Now()
+	f, err := c.request(method, path, last, takes, want)
+	if f != good {
+		c.lost(f, began, err)
+	}
+	c.used++
+	return f
+}
+
+func (c *conn) request(method, path string, last bool, takes time.Duration, want string) (failure, error) {
 	var body io.Reader
 	if method == "POST" {
 		body = strings.NewReader("hello=world")
@@ -244,23 +289,23 @@ func (c *conn) exchange(method, path string, last bool, takes time.Duration, wan
 	r.Close = last
 	c.SetDeadline(time.Now().Add(takes + patience))
 	if err := r.Write(c); err != nil {
-		return failed(err, reset)
+		return failed(err, reset), err
 	}
 	answer, err := http.ReadResponse(c.r, r)
 	if err != nil {
-		return failed(err, reset)
+		return failed(err, reset), err
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	switch {
 	case answer.StatusCode != http.StatusOK:
-		return bad
+		return bad, errors.New(answer.Status)
 	case err != nil:
-		return failed(err, cut)
+		return failed(err, cut), err
 	case want != "" && !strings.HasSuffix(strings.TrimSpace(string(text)), want):
-		return cut
+		return cut, fmt.Errorf("%d bytes", len(text))
 	}
-	return good
+	return good, nil
 }
 
 // socket says something every 400 ms and wants to hear it again. It ends the

@@ -5,64 +5,93 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-// kubernetesWays are the ways of the page about Kubernetes.
-var kubernetesWays = []deployment{
-	{way: "none"},
-	{way: "tini", init: []string{"/tini", "--"}},
-	{way: "preStop sleep 5", init: []string{"/tini", "--"}, preStop: 5},
-	{way: "preStop sleep 15", init: []string{"/tini", "--"}, preStop: 15},
-	{way: "drainit", init: []string{"/drainit", "--"}},
+// The ways of the page about Kubernetes.
+var (
+	bare       = deployment{way: "none"}
+	underTini  = deployment{way: "tini", init: []string{"/tini", "--"}}
+	sleeping5  = deployment{way: "preStop sleep 5", init: []string{"/tini", "--"}, preStop: 5}
+	sleeping15 = deployment{way: "preStop sleep 15", init: []string{"/tini", "--"}, preStop: 15}
+	others     = []deployment{bare, underTini, sleeping5, sleeping15}
+)
+
+// draining is the way of a value of DRAIN_UNTIL.
+func draining(until string) deployment {
+	return deployment{way: "drainit " + until, init: []string{"/drainit", "--"},
+		env: map[string]string{"DRAINIT_DRAIN_UNTIL": until, "DRAINIT_GRACE_PERIOD": fmt.Sprint(kubernetesGrace)}}
 }
 
-// goServer and fastAPI complete a way to a deployment of three replicas.
 func goServer(d deployment, kinds ...string) deployment {
-	d.server, d.argv, d.kinds = "Go", []string{"/server", "-grpc", ":9090"}, kinds
-	return d.with("idle", "/quick")
+	return d.serve("Go", kinds, "/server", "-grpc", ":9090")
 }
 
-func fastAPI(d deployment) deployment {
-	d.server, d.kinds = "FastAPI", with(web, "socket")
-	d.argv = []string{"/usr/bin/python3", "-m", "uvicorn", "asgi:app", "--host", "0.0.0.0", "--port", "8080", "--log-level", "critical"}
-	return d.with("closed", "/quick")
+func fastAPI(d deployment, kinds ...string) deployment {
+	return d.serve("FastAPI", kinds, "/usr/bin/python3", "-m", "uvicorn", "asgi:app", "--host", "0.0.0.0", "--port", "8080", "--log-level", "critical",
+		"--timeout-keep-alive", "75")
 }
 
-func (d deployment) with(until, path string) deployment {
-	d.replicas, d.surge, d.down, d.probe, d.path = replicas, "25%", "25%", "8080", path
-	d.env = map[string]string{"PATH": "/usr/bin:/bin"}
+// serve completes a way to a deployment of three replicas.
+func (d deployment) serve(server string, kinds []string, argv ...string) deployment {
+	d.server, d.kinds, d.argv = server, kinds, argv
+	d.replicas, d.surge, d.down, d.probe, d.path = replicas, "25%", "25%", "8080", "/quick"
 	if d.drains() {
 		d.probe, d.path = "8099", "/readyz"
-		d.env["DRAINIT_DRAIN_UNTIL"] = until
-		d.way += " " + until
 	}
+	d = d.set("PATH", "/usr/bin:/bin")
 	return d
 }
 
-// trials are all that is done to a cluster.
+// set returns d with one more variable in its environment.
+func (d deployment) set(name, value string) deployment {
+	env := map[string]string{name: value}
+	maps.Copy(env, d.env)
+	d.env = env
+	return d
+}
+
+// trials are all that is done to a cluster. Those that take longest come first.
 func trials(rounds int) (all []trial) {
-	sockets := with(web, "socket")
-	for _, w := range kubernetesWays {
-		all = append(all, trial{goServer(w, sockets...), "rolling restart, dies on SIGTERM", rounds, rollout},
-			trial{fastAPI(w), "rolling restart, finishes on SIGTERM", rounds, rollout})
+	for _, d := range append(slices.Clone(others), draining("window"), draining("idle")) {
+		all = append(all, trial{goServer(d, web...), "rolling restart, dies on SIGTERM", rounds, rollout})
 	}
-	for _, i := range []int{1, 2, 4} {
-		w := kubernetesWays[i]
-		all = append(all, trial{goServer(w, "unary", "rpcs"), "rolling restart, gRPC", rounds, rollout},
-			trial{goServer(w, sockets...), "scale-down from 3 to 1", rounds, scaleDown},
-			trial{goServer(w, sockets...), "eviction of one, as a node drain does", rounds, evict})
-		sick := goServer(w, sockets...)
+	for _, d := range append(slices.Clone(others), draining("window"), draining("quiet"), draining("idle")) {
+		all = append(all, trial{fastAPI(d, web...), "rolling restart, finishes on SIGTERM", rounds, rollout})
+	}
+	for _, d := range []deployment{underTini, sleeping5, sleeping15, draining("closed")} {
+		all = append(all, trial{fastAPI(d, with(web, "socket")...), "rolling restart, with WebSockets of 8 s", rounds, rollout})
+	}
+	for _, d := range []deployment{underTini, sleeping5, draining("idle")} {
+		sick := goServer(d, web...)
 		sick.liveness = true
-		all = append(all, trial{sick, "liveness restart of one", rounds, sicken})
+		all = append(all, trial{goServer(d, web...), "scale-down from 3 to 1", rounds, scaleDown},
+			trial{goServer(d, web...), "eviction of one, as a node drain does", rounds, evict},
+			trial{sick, "liveness restart of one", rounds, sicken})
 	}
-	return append(all, single(rounds)...)
+	return append(append(all, rpcs(rounds)...), single(rounds)...)
+}
+
+// rpcs are gRPC's: a client has one connection, which it keeps for all that it
+// does.
+func rpcs(rounds int) (all []trial) {
+	for _, d := range []deployment{underTini, sleeping5, draining("idle")} {
+		all = append(all, trial{goServer(d, "unary", "rpcs"), "rolling restart, gRPC, dies on SIGTERM", rounds, rollout})
+	}
+	for _, d := range []deployment{underTini, sleeping5, draining("quiet")} {
+		d = goServer(d, "unary", "rpcs")
+		d.argv = append(d.argv, "-on-term", "graceful")
+		all = append(all, trial{d, "rolling restart, gRPC, GracefulStop on SIGTERM", rounds, rollout})
+	}
+	return all
 }
 
 // single are the trials of one replica, whose successor starts after it was
@@ -70,17 +99,14 @@ func trials(rounds int) (all []trial) {
 func single(rounds int) (all []trial) {
 	for _, policy := range []string{"Cluster", "Local"} {
 		for _, delay := range []string{"", "0s", "15s"} {
-			w := kubernetesWays[1]
+			w := underTini
 			if delay != "" {
-				w = kubernetesWays[4]
+				w = draining("idle").set("DRAINIT_UNREADY_DELAY", delay)
+				w.way += ", UNREADY_DELAY " + delay
 			}
 			d := goServer(w, "fresh", "slow")
 			d.replicas, d.surge, d.down, d.policy = 1, "0", "1", policy
 			d.argv = append(d.argv, "-start-delay", "3s")
-			if delay != "" {
-				d.env["DRAINIT_UNREADY_DELAY"] = delay
-				d.way += ", UNREADY_DELAY " + delay
-			}
 			all = append(all, trial{d, "one replica, maxSurge 0, externalTrafficPolicy " + policy, rounds, rollout})
 		}
 	}
@@ -118,8 +144,8 @@ func evict(ctx context.Context, c *cluster, d deployment) error {
 	if err != nil || len(pods) == 0 {
 		return errors.Join(err, errors.New("no pods"))
 	}
-	body := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, pods[0].Name, c.namespace)
-	_, err = c.kubectl(ctx, body, "create", "--raw", "/api/v1/namespaces/"+c.namespace+"/pods/"+pods[0].Name+"/eviction", "-f", "-")
+	body := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, pods[0].name, c.namespace)
+	_, err = c.kubectl(ctx, body, "create", "--raw", "/api/v1/namespaces/"+c.namespace+"/pods/"+pods[0].name+"/eviction", "-f", "-")
 	return err
 }
 
@@ -131,7 +157,7 @@ func sicken(ctx context.Context, c *cluster, d deployment) error {
 		return errors.Join(err, errors.New("no pods"))
 	}
 	p := pods[0]
-	a, err := http.Post(c.api+"/api/v1/namespaces/"+c.namespace+"/pods/"+p.Name+":8080/proxy/sicken", "text/plain", nil)
+	a, err := http.Post(c.api+"/api/v1/namespaces/"+c.namespace+"/pods/"+p.name+":8080/proxy/sicken", "text/plain", nil)
 	if err != nil {
 		return err
 	}
@@ -142,7 +168,7 @@ func sicken(ctx context.Context, c *cluster, d deployment) error {
 			continue
 		}
 		for _, q := range pods {
-			if q.Name == p.Name && q.Restarts > p.Restarts && q.Ready {
+			if q.name == p.name && q.restarts > p.restarts && q.ready {
 				return nil
 			}
 		}
@@ -231,7 +257,9 @@ func progressTrial(t trial, records []clusterRecord, err error) {
 	var stops []float64
 	for _, r := range records {
 		lost, sent = lost+record{Failed: r.Failed}.lost(), sent+record{Sent: r.Sent}.sent()
-		stops = append(stops, r.Stops...)
+		for _, s := range r.Stops {
+			stops = append(stops, s.Took)
+		}
 	}
 	fmt.Fprintf(os.Stderr, "%-58s %-36s %5d of %6d lost in %d rounds, median stop %.1f s\n", t.name, t.way, lost, sent, len(records), quantile(stops, 0.5))
 	if err != nil {
@@ -247,8 +275,18 @@ func whereCluster(ctx context.Context, c *cluster) environment {
 	e.Versions["containers"] = output("kubectl", "get", "nodes", "-o", "jsonpath={.items[0].status.nodeInfo.containerRuntimeVersion}")
 	e.Versions["nodes"] = fmt.Sprint(len(strings.Fields(output("kubectl", "get", "nodes", "-o", "name"))))
 	e.Versions["kube-proxy"] = c.proxyMode()
+	e.Versions["load"] = loadAverage()
 	e.Versions["lifecycle.stopSignal"] = c.stopSignal(ctx)
 	return e
+}
+
+// loadAverage returns the mean of runnable tasks over 15 minutes.
+func loadAverage() string {
+	b, _ := os.ReadFile("/proc/loadavg")
+	if f := strings.Fields(string(b)); len(f) > 2 {
+		return f[2]
+	}
+	return "unknown"
 }
 
 // proxyMode asks kube-proxy itself, which says it to its own node only; with
