@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// cluster is what kubectl points at. Everything that is made in it is in one
-// namespace of its own.
+// cluster is what kubectl points at. Everything that is made in it is in
+// namespaces of its own, one for each trial.
 type cluster struct {
 	namespace string
 	api       string // of a kubectl proxy
@@ -44,6 +44,8 @@ type deployment struct {
 	down     string
 	policy   string // externalTrafficPolicy, which makes it a NodePort
 	liveness bool
+	sidecar  []string // what runs beside the server
+	native   bool     // as a sidecar container; otherwise as a container like any
 }
 
 const kubernetesGrace = 60
@@ -79,7 +81,7 @@ spec:
     spec:
       terminationGracePeriodSeconds: %d
       automountServiceAccountToken: false
-      containers:
+%s      containers:
       - name: app
         image: %s
         imagePullPolicy: IfNotPresent
@@ -96,7 +98,21 @@ spec:
   ports:
   - {name: http, port: 8080}
   - {name: grpc, port: 9090}
-`, d.replicas, d.surge, d.down, kubernetesGrace, image, command, env.String(), d.path, d.probe, more.String(), service)
+`, d.replicas, d.surge, d.down, kubernetesGrace, d.beside(image, true), image, command, env.String(), d.path, d.probe, more.String()+d.beside(image, false), service)
+}
+
+// beside returns the sidecar, if it is of the given sort.
+func (d deployment) beside(image string, native bool) string {
+	if d.sidecar == nil || native != d.native {
+		return ""
+	}
+	command, _ := json.Marshal(d.sidecar)
+	env := "[{name: DRAINIT_HEALTH_ADDR, value: ':8098'}, {name: DRAINIT_GRACE_PERIOD, value: '60'}, {name: DRAINIT_DRAIN_UNTIL, value: idle}]"
+	s := fmt.Sprintf("      - {name: side, image: %s, imagePullPolicy: IfNotPresent, command: %s, env: %s", image, command, env)
+	if native {
+		return "      initContainers:\n" + s + ", restartPolicy: Always}\n"
+	}
+	return s + "}\n"
 }
 
 func (c *cluster) kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
@@ -112,11 +128,23 @@ func (c *cluster) kubectl(ctx context.Context, stdin string, args ...string) (st
 	return strings.TrimSpace(out.String()), nil
 }
 
-// setUp makes the images, brings them to the nodes and makes the namespace.
-func (c *cluster) setUp(ctx context.Context) error {
+// setUp makes the images of servers, brings them to the nodes and makes the
+// namespace. The clients are in the Go server's.
+func (c *cluster) setUp(ctx context.Context, servers map[string]bool) error {
+	dir, err := os.MkdirTemp("", "drainit-proof-image-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := buildPrograms(ctx, dir); err != nil {
+		return err
+	}
 	for name, what := range map[string]string{"Go": "go", "FastAPI": "fastapi"} {
+		if name != "Go" && !servers[name] {
+			continue
+		}
 		image := "drainit-proof/" + what + ":kubernetes"
-		if err := buildKubernetesImage(ctx, what, image); err != nil {
+		if err := buildKubernetesImage(ctx, dir, what, image); err != nil {
 			return err
 		}
 		argv := append(append([]string{}, c.load...), image)
@@ -124,9 +152,6 @@ func (c *cluster) setUp(ctx context.Context) error {
 			return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, out)
 		}
 		c.image[name] = image
-	}
-	if out, err := exec.CommandContext(ctx, "kubectl", "create", "namespace", c.namespace).CombinedOutput(); err != nil {
-		return fmt.Errorf("kubectl create namespace: %w: %s", err, out)
 	}
 	return c.startProxy()
 }
@@ -156,32 +181,13 @@ func (c *cluster) tearDown() {
 		c.proxy.Process.Kill()
 		c.proxy.Wait()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	exec.CommandContext(ctx, "kubectl", "delete", "namespace", c.namespace, "--wait=false").Run()
 }
 
-// buildKubernetesImage builds an image FROM scratch of static programs, or for
-// FastAPI on a Debian of Python, which examples/build-images.sh makes where no
-// registry is reached.
-func buildKubernetesImage(ctx context.Context, what, image string) error {
-	dir, err := os.MkdirTemp("", "drainit-proof-image-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
+// buildPrograms fills a folder with what the images have besides their base.
+func buildPrograms(ctx context.Context, dir string) error {
 	for name, pkg := range map[string]string{"server": "./server", "proof": ".", "drainit": ".."} {
 		if err := build(ctx, name, filepath.Join(dir, name), pkg); err != nil {
 			return err
-		}
-	}
-	from := "scratch"
-	if what == "fastapi" {
-		from = "local/debian-fastapi"
-		if exec.CommandContext(ctx, "docker", "image", "inspect", from).Run() != nil {
-			if out, err := exec.CommandContext(ctx, "../examples/build-images.sh", "python").CombinedOutput(); err != nil {
-				return fmt.Errorf("building %s: %w: %s", from, err, out)
-			}
 		}
 	}
 	for _, f := range [][2]string{{"/usr/bin/tini-static", "tini"}, {"apps/asgi.py", "asgi.py"}} {
@@ -191,6 +197,22 @@ func buildKubernetesImage(ctx context.Context, what, image string) error {
 		}
 		if err := os.WriteFile(filepath.Join(dir, f[1]), b, 0o755); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// buildKubernetesImage builds an image FROM scratch, or for FastAPI on a Debian
+// with Python, which examples/build-images.sh makes where no registry is
+// reached.
+func buildKubernetesImage(ctx context.Context, dir, what, image string) error {
+	from := "scratch"
+	if what == "fastapi" {
+		from = "local/debian-fastapi"
+		if exec.CommandContext(ctx, "docker", "image", "inspect", from).Run() != nil {
+			if out, err := exec.CommandContext(ctx, "../examples/build-images.sh", "python").CombinedOutput(); err != nil {
+				return fmt.Errorf("building %s: %w: %s", from, err, out)
+			}
 		}
 	}
 	dockerfile := "FROM " + from + "\nCOPY server proof drainit tini /\nCOPY asgi.py /app/\nWORKDIR /app\n"
@@ -267,7 +289,8 @@ type clusterRecord struct {
 	Way    string                     `json:"way"`
 	Round  int                        `json:"round"` // -1 for what came before the first
 	Stops  []stop                     `json:"stops"`
-	Took   float64                    `json:"round_s"`
+	Acted  float64                    `json:"rollout_s"` // the command itself
+	Took   float64                    `json:"round_s"`   // until all was over
 	Sent   map[string]int             `json:"sent"`
 	Failed map[string]map[failure]int `json:"failed,omitempty"`
 	Losses []loss                     `json:"losses,omitempty"` // of HTTP's
@@ -310,11 +333,11 @@ func (r *rounds) warm() error {
 	return nil
 }
 
-func (r *rounds) end(took time.Duration, s []stop) {
+func (r *rounds) end(acted, took time.Duration, s []stop) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last := &r.all[len(r.all)-1]
-	last.Took, last.Stops = took.Seconds(), s
+	last.Acted, last.Took, last.Stops = acted.Seconds(), took.Seconds(), s
 }
 
 // run runs a trial to its end.
@@ -360,6 +383,7 @@ func (t trial) round(ctx context.Context, c *cluster, s *stops, r *rounds) error
 	if err := t.act(ctx, c, t.deployment); err != nil {
 		return err
 	}
+	acted := time.Since(began)
 	pause(ctx, time.Second)
 	for deadline := time.Now().Add(3 * time.Minute); !s.settled(t.replicas); pause(ctx, 100*time.Millisecond) {
 		if ctx.Err() != nil || time.Now().After(deadline) {
@@ -368,7 +392,7 @@ func (t trial) round(ctx context.Context, c *cluster, s *stops, r *rounds) error
 	}
 	took := time.Since(began)
 	pause(ctx, 4*time.Second)
-	r.end(took, s.take())
+	r.end(acted, took, s.take())
 	return nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -12,37 +13,85 @@ import (
 	"time"
 )
 
-// writeClusterReport makes the page about Kubernetes from its raw results.
-func writeClusterReport(dir string) error {
-	f, err := os.Open(filepath.Join(dir, clusterResults))
+// clusterRun is an environment, and what was run in it.
+type clusterRun struct {
+	env    environment
+	rounds []clusterRecord
+	errs   []string
+}
+
+// readClusterRuns reads the runs that are in the raw results.
+func readClusterRuns(path string) (runs []clusterRun, err error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
-	var env environment
-	var rows []*row
-	var errs []string
-	var before, lostBefore int
 	for lines := json.NewDecoder(f); ; {
 		var l clusterLine
 		if err := lines.Decode(&l); err == io.EOF {
-			break
+			return latest(runs), nil
 		} else if err != nil {
-			return fmt.Errorf("%s: %w", f.Name(), err)
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		switch {
-		case l.Environment != nil:
-			env = *l.Environment
-		case l.Round != nil && l.Round.Round < 0:
-			x := record{Sent: l.Round.Sent, Failed: l.Round.Failed}
-			before, lostBefore = before+x.sent(), lostBefore+x.lost()
-		case l.Round != nil:
-			rows = addRound(rows, *l.Round)
-		default:
-			errs = append(errs, l.Error)
+		if l.Environment != nil {
+			runs = append(runs, clusterRun{env: *l.Environment})
+			continue
+		}
+		if len(runs) == 0 {
+			return nil, fmt.Errorf("%s begins without an environment", path)
+		}
+		last := &runs[len(runs)-1]
+		if l.Round != nil {
+			last.rounds = append(last.rounds, *l.Round)
+		} else {
+			last.errs = append(last.errs, l.Error)
 		}
 	}
-	page := clusterReport(rows, env, filepath.Base(dir), fmt.Sprintf("%d of %d", lostBefore, before))
+}
+
+func (r clusterRecord) id() string { return r.Trial + ", " + r.Way }
+
+// latest leaves of each trial and way its last run only.
+func latest(runs []clusterRun) []clusterRun {
+	seen := make(map[string]bool)
+	for i := len(runs) - 1; i >= 0; i-- {
+		r := &runs[i]
+		r.rounds = slices.DeleteFunc(r.rounds, func(x clusterRecord) bool { return seen[x.id()] })
+		r.errs = slices.DeleteFunc(r.errs, func(e string) bool {
+			return slices.ContainsFunc(slices.Collect(maps.Keys(seen)), func(id string) bool { return strings.HasPrefix(e, id+":") })
+		})
+		for _, x := range r.rounds {
+			seen[x.id()] = true
+		}
+	}
+	return slices.DeleteFunc(runs, func(r clusterRun) bool { return len(r.rounds) == 0 })
+}
+
+// writeClusterReport makes the page about Kubernetes from its raw results.
+func writeClusterReport(dir string) error {
+	runs, err := readClusterRuns(filepath.Join(dir, clusterResults))
+	if err != nil {
+		return err
+	}
+	if len(runs) == 0 {
+		return errors.New("no trial ran to its end")
+	}
+	var rows []*row
+	var sent, lost int // before the first rounds
+	var errs []string
+	for _, r := range runs {
+		errs = append(errs, r.errs...)
+		for _, x := range r.rounds {
+			if x.Round >= 0 {
+				rows = addRound(rows, x)
+				continue
+			}
+			b := record{Sent: x.Sent, Failed: x.Failed}
+			sent, lost = sent+b.sent(), lost+b.lost()
+		}
+	}
+	page := clusterReport(rows, runs, filepath.Base(dir), fmt.Sprintf("%d of %d", lost, sent))
 	return write(filepath.Dir(dir), "proof-kubernetes.md", page+notEnded(errs))
 }
 
@@ -58,7 +107,7 @@ func addRound(rows []*row, r clusterRecord) []*row {
 	w := rows[i]
 	w.n++
 	w.count(r.Sent, r.Failed)
-	w.starts = append(w.starts, r.Took)
+	w.starts, w.acted = append(w.starts, r.Took), append(w.acted, r.Acted)
 	for _, s := range r.Stops {
 		w.stops = append(w.stops, s.Took)
 		w.codes[s.Code]++
@@ -68,38 +117,43 @@ func addRound(rows []*row, r clusterRecord) []*row {
 	}
 	for _, l := range r.Losses {
 		if l.race(r.Stops) {
-			w.how[keepAliveRace]++
 			w.how[l.How]--
+			w.how[keepAliveRace]++
 		}
 	}
 	return rows
 }
 
-const (
-	raceTakes = 100 * time.Millisecond // from sending to the reset
-	raceApart = 250 * time.Millisecond // from drainit's forwarding
-)
+// unseen is how long a request may have been under way without being seen:
+// drainit looks ten times a second.
+const unseen = 100 * time.Millisecond
 
-// race reports whether l is one, by the times that drainit's own log gives: it
-// was sent on a connection that had served before, and reset at once, when a
-// signal had just been forwarded.
+// race reports whether l is one, by the times in drainit's own log: it was sent
+// on a connection that had served before, after drainit had looked for the last
+// time, and was reset.
 func (l loss) race(stops []stop) bool {
-	if l.Kind != "kept" || l.Used == 0 || l.How != reset || l.After > raceTakes.Seconds() {
+	if l.Kind != "kept" || l.Used == 0 || l.How != reset {
 		return false
 	}
+	sent := l.At.Add(-time.Duration(l.After * float64(time.Second)))
 	return slices.ContainsFunc(stops, func(s stop) bool {
-		return !s.At.IsZero() && l.At.Sub(s.At).Abs() < raceApart
+		return !s.At.IsZero() && sent.After(s.At.Add(-unseen)) && l.At.Sub(s.At) < time.Second
 	})
 }
 
-func clusterReport(rows []*row, env environment, dir, before string) string {
+func clusterReport(rows []*row, runs []clusterRun, dir, before string) string {
 	t := new(text)
 	t.say("# Proof in Kubernetes\n")
 	t.say("`make proof-kubernetes` wrote this page from [the raw results](%s/%s). It runs against whatever kubectl points at; "+
 		"`PROOF_LOAD` is the command that brings an image to the nodes, which gets its name as the last argument:\n", dir, clusterResults)
 	t.say("```\nmake proof-kubernetes PROOF_LOAD='kind load docker-image'\n```\n")
-	t.say("Kubernetes %s, nodes: %s, kube-proxy in mode %s, %s, %s, %d CPUs, %s at commit %s, %s. Load average, trials included: %s.\n", env.Versions["Kubernetes"], env.Versions["nodes"],
-		env.Versions["kube-proxy"], env.Versions["containers"], env.Kernel, env.CPUs, env.Date, env.Commit, env.Took, env.Versions["load"])
+	env := runs[len(runs)-1].env
+	t.say("Kubernetes %s, nodes: %s, kube-proxy in mode %s, %s, %s, %d CPUs. Runs:\n", env.Versions["Kubernetes"], env.Versions["nodes"],
+		env.Versions["kube-proxy"], env.Versions["containers"], env.Kernel, env.CPUs)
+	for _, r := range runs {
+		t.say("- %s at commit %s, %s, load average at its end %s: %d rounds", r.env.Date, r.env.Commit, r.env.Took, r.env.Versions["load"], len(r.rounds))
+	}
+	t.say("")
 	t.say(clusterMeasured, before)
 	for _, name := range trialNames(rows) {
 		trialSection(t, rows, name)
@@ -113,10 +167,10 @@ const clusterMeasured = `A server is a Deployment of three replicas behind a Ser
 requests and closes its WebSockets. Kept connections stay with their pod until it closes them: kube-proxy leaves them alone.
 terminationGracePeriodSeconds is 60 everywhere.
 
-A pod's stop is from its deletion to the end of its container, as the API server tells it; a round from the command to the
-last pod's end. Times are medians, in brackets the fifth and the ninety-fifth percentile. "At most" is the upper end of a
+A pod's stop is from its deletion to the end of its container, as the API server tells it; the command is
+` + "`kubectl rollout restart` and `rollout status`" + `, or what the trial does in their place; a round lasts from it to the last pod's end. Times are medians, in brackets the fifth and the ninety-fifth percentile. "At most" is the upper end of a
 95 %% confidence interval for the losses of one round. A **keep-alive race** is a request that was sent on a connection which had
-served others before, and was reset at once, within 250 ms of the moment in which drainit's log has the signal: it was on its
+served others before, and reset, and that was sent later than 100 ms before the moment in which drainit's log has the signal forwarded: it was on its
 way while the server died. Nothing outside the server can prevent it. Before the first rounds %s requests were lost.`
 
 func notEnded(errs []string) string {
@@ -151,7 +205,7 @@ func trialSection(t *text, rows []*row, name string) {
 	t.say("\n## %s%s", strings.ToUpper(name[:1]), name[1:])
 	kinds := kindsSent(ways)
 	head := append([]string{"way", "rounds", "requests", "lost", "at most"}, kinds...)
-	t.table(append(head, "how", "a pod's stop, s", "a round, s", "exit codes", "why forwarded")...)
+	t.table(append(head, "how", "a pod's stop, s", "the command, s", "a round, s", "exit codes", "why forwarded")...)
 	for _, w := range ways {
 		cells := []string{w.way, fmt.Sprint(w.n), fmt.Sprint(total(w.sent)), bold(total(w.lost)), fmt.Sprintf("%.2f", w.atMost())}
 		for _, k := range kinds {
@@ -161,7 +215,7 @@ func trialSection(t *text, rows []*row, name string) {
 		if len(w.stops) > 0 {
 			stop = spread(w.stops)
 		}
-		t.row(append(cells, hows(w), stop, fmt.Sprintf("%.1f", quantile(w.starts, 0.5)), seenCodes(w), counts(w.whys))...)
+		t.row(append(cells, hows(w), stop, fmt.Sprintf("%.1f", quantile(w.acted, 0.5)), fmt.Sprintf("%.1f", quantile(w.starts, 0.5)), seenCodes(w), counts(w.whys))...)
 	}
 }
 

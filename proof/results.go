@@ -133,6 +133,7 @@ type row struct {
 	how                          map[failure]int
 	stops                        []float64
 	starts                       []float64
+	acted                        []float64 // in Kubernetes, what the command took
 	codes                        map[int]int
 	killed, zombies              int
 	whys                         map[string]int

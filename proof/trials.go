@@ -77,7 +77,27 @@ func trials(rounds int) (all []trial) {
 			trial{goServer(d, web...), "eviction of one, as a node drain does", rounds, evict},
 			trial{sick, "liveness restart of one", rounds, sicken})
 	}
-	return append(append(all, rpcs(rounds)...), single(rounds)...)
+	return slices.Concat(all, rpcs(rounds), single(rounds), sidecars(rounds))
+}
+
+// sidecars are of a server that can't answer without what runs beside it.
+func sidecars(rounds int) (all []trial) {
+	side := []string{"/server", "-addr", ":8081"}
+	for _, x := range []struct {
+		way    string
+		argv   []string
+		native bool
+	}{
+		{"a container like any", side, false},
+		{"a container like any, under drainit too", with([]string{"/drainit", "--"}, side...), false},
+		{"a native sidecar", side, true},
+	} {
+		d := goServer(draining("idle"), "fresh", "kept", "slow")
+		d.argv = append(d.argv, "-back", "http://127.0.0.1:8081/quick")
+		d.way, d.sidecar, d.native = x.way, x.argv, x.native
+		all = append(all, trial{d, "rolling restart under drainit idle, with a sidecar that the server needs", rounds, rollout})
+	}
+	return all
 }
 
 // rpcs are gRPC's: a client has one connection, which it keeps for all that it
@@ -97,13 +117,14 @@ func rpcs(rounds int) (all []trial) {
 // single are the trials of one replica, whose successor starts after it was
 // told to stop: then no endpoint is ready.
 func single(rounds int) (all []trial) {
+	ways := []deployment{underTini, sleeping15}
+	for _, delay := range []string{"0s", "15s"} {
+		w := draining("idle").set("DRAINIT_UNREADY_DELAY", delay).set("DRAINIT_DRAIN_WINDOW", "20s")
+		w.way += ", DRAIN_WINDOW 20s, UNREADY_DELAY " + delay
+		ways = append(ways, w)
+	}
 	for _, policy := range []string{"Cluster", "Local"} {
-		for _, delay := range []string{"", "0s", "15s"} {
-			w := underTini
-			if delay != "" {
-				w = draining("idle").set("DRAINIT_UNREADY_DELAY", delay)
-				w.way += ", UNREADY_DELAY " + delay
-			}
+		for _, w := range ways {
 			d := goServer(w, "fresh", "slow")
 			d.replicas, d.surge, d.down, d.policy = 1, "0", "1", policy
 			d.argv = append(d.argv, "-start-delay", "3s")
@@ -185,15 +206,20 @@ func (m measurement) kubernetes(ctx context.Context, hook, only string, rounds i
 	began := time.Now()
 	c := &cluster{namespace: fmt.Sprintf("drainit-proof-%d", os.Getpid()), image: make(map[string]string), load: strings.Fields(hook)}
 	defer c.tearDown()
-	if err := c.setUp(ctx); err != nil {
+	chosen := matchingTrials(trials(rounds), only)
+	servers := make(map[string]bool)
+	for _, t := range chosen {
+		servers[t.server] = true
+	}
+	if err := c.setUp(ctx, servers); err != nil {
 		return err
 	}
 	limited, cancel := context.WithTimeout(ctx, m.limit)
 	defer cancel()
-	records, errs := c.runTrials(limited, matchingTrials(trials(rounds), only), m.parallel)
+	done := c.runTrials(limited, chosen, m.parallel)
 	env := whereCluster(ctx, c)
 	env.Took = time.Since(began).Round(time.Second).String()
-	if err := writeClusterResults(m.out, env, records, errs); err != nil {
+	if err := writeClusterResults(m.out, only != "", env, done); err != nil {
 		return err
 	}
 	return errors.Join(ctx.Err(), writeClusterReport(m.out))
@@ -208,7 +234,8 @@ func matchingTrials(all []trial, expr string) (some []trial) {
 	return some
 }
 
-func (c *cluster) runTrials(ctx context.Context, all []trial, parallel int) (records []clusterRecord, errs []string) {
+// runTrials returns a line for each round, and for each trial that failed.
+func (c *cluster) runTrials(ctx context.Context, all []trial, parallel int) (done []clusterLine) {
 	var mu sync.Mutex
 	var workers sync.WaitGroup
 	next := make(chan int)
@@ -219,10 +246,7 @@ func (c *cluster) runTrials(ctx context.Context, all []trial, parallel int) (rec
 				own.namespace = fmt.Sprintf("%s-%d", c.namespace, i)
 				got, err := own.try(ctx, all[i])
 				mu.Lock()
-				records = append(records, got...)
-				if err != nil {
-					errs = append(errs, fmt.Sprintf("%s, %s: %v", all[i].name, all[i].way, err))
-				}
+				done = append(done, clusterLines(all[i], got, err)...)
 				progressTrial(all[i], got, err)
 				mu.Unlock()
 			}
@@ -236,7 +260,20 @@ func (c *cluster) runTrials(ctx context.Context, all []trial, parallel int) (rec
 	}
 	close(next)
 	workers.Wait()
-	return records, errs
+	return done
+}
+
+// clusterLines leaves out the round in which a trial failed.
+func clusterLines(t trial, records []clusterRecord, err error) (lines []clusterLine) {
+	for _, r := range records {
+		if r.Round < 0 || r.Took > 0 {
+			lines = append(lines, clusterLine{Round: &r})
+		}
+	}
+	if err != nil {
+		lines = append(lines, clusterLine{Error: fmt.Sprintf("%s, %s: %v", t.name, t.way, err)})
+	}
+	return lines
 }
 
 // try runs a trial in a namespace of its own.
@@ -309,7 +346,9 @@ func (c *cluster) proxyMode() string {
 func (c *cluster) stopSignal(ctx context.Context) string {
 	const pod = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"stopsignal"},"spec":{"os":{"name":"linux"},"containers":[
 	{"name":"a","image":"a","lifecycle":{"stopSignal":"SIGQUIT"}}]}}`
-	out, err := c.kubectl(ctx, pod, "create", "--dry-run=server", "--validate=false", "-o", "json", "-f", "-")
+	own := *c
+	own.namespace = "default"
+	out, err := own.kubectl(ctx, pod, "create", "--dry-run=server", "--validate=false", "-o", "json", "-f", "-")
 	var got struct {
 		Spec struct {
 			Containers []struct{ Lifecycle struct{ StopSignal string } }
@@ -332,22 +371,26 @@ type clusterLine struct {
 
 const clusterResults = "results-kubernetes.jsonl"
 
-func writeClusterResults(dir string, env environment, records []clusterRecord, errs []string) error {
+// writeClusterResults writes a run's environment and what came of it, after
+// those of earlier runs where this one was of some trials only.
+func writeClusterResults(dir string, some bool, env environment, lines []clusterLine) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.Create(filepath.Join(dir, clusterResults))
+	how := os.O_CREATE | os.O_WRONLY | os.O_TRUNC
+	if some {
+		how = os.O_CREATE | os.O_WRONLY | os.O_APPEND
+	}
+	f, err := os.OpenFile(filepath.Join(dir, clusterResults), how, 0o644)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	out := json.NewEncoder(f)
-	out.Encode(clusterLine{Environment: &env})
-	for _, r := range records {
-		out.Encode(clusterLine{Round: &r})
-	}
-	for _, e := range errs {
-		out.Encode(clusterLine{Error: e})
+	for _, l := range append([]clusterLine{{Environment: &env}}, lines...) {
+		if err := out.Encode(l); err != nil {
+			return err
+		}
 	}
 	return nil
 }

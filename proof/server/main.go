@@ -38,6 +38,7 @@ func main() {
 	rpc := flag.String("grpc", "", "`host:port` of gRPC; none by default")
 	onTerm := flag.String("on-term", "die", "`what` to do on SIGTERM: die or graceful (Shutdown, GracefulStop)")
 	delay := flag.Duration("start-delay", 0, "`time` to pass before it listens, as real servers load and connect")
+	back := flag.String("back", "", "`URL` that has to answer before a quick answer; none by default")
 	work := flag.Bool("work", false, "be a worker without a port: one job a second, SIGTERM ends the last")
 	flag.Parse()
 	log.SetFlags(0)
@@ -50,7 +51,7 @@ func main() {
 		jobs(term)
 		return
 	}
-	if err := serve(*addr, *rpc, term); err != nil {
+	if err := serve(*addr, *rpc, *back, term); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -69,9 +70,9 @@ func jobs(term <-chan os.Signal) {
 	}
 }
 
-func serve(addr, rpc string, term <-chan os.Signal) error {
+func serve(addr, rpc, back string, term <-chan os.Signal) error {
 	ended := make(chan error, 2)
-	h := &http.Server{Addr: addr, Handler: handler(), ReadHeaderTimeout: 10 * time.Second}
+	h := &http.Server{Addr: addr, Handler: handler(back), ReadHeaderTimeout: 10 * time.Second}
 	go func() { ended <- h.ListenAndServe() }()
 	g := grpc.NewServer()
 	grpc_testing.RegisterTestServiceServer(g, interop.NewTestServer())
@@ -94,9 +95,15 @@ func serve(addr, rpc string, term <-chan os.Signal) error {
 	return err
 }
 
-func handler() http.Handler {
+func handler(back string) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/quick", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "done") })
+	mux.HandleFunc("/quick", func(w http.ResponseWriter, r *http.Request) {
+		if err := ask(back); err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		fmt.Fprintln(w, "done")
+	})
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(took(r))
 		fmt.Fprintln(w, "done")
@@ -121,6 +128,27 @@ func handler() http.Handler {
 		}
 	})
 	return mux
+}
+
+// ask gets what is needed for an answer, on a connection of its own.
+func ask(url string) error {
+	if url == "" {
+		return nil
+	}
+	r, err := http.NewRequest("GET", url, nil)
+	if err != nil {
+		return err
+	}
+	r.Close = true
+	a, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer a.Body.Close()
+	if a.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, a.Status)
+	}
+	return nil
 }
 
 func echo(w http.ResponseWriter, r *http.Request) {
