@@ -11,7 +11,7 @@ import (
 // Go runtime ends the program in the middle of its work, with a dump and code 2.
 const (
 	freeDescriptors = 12
-	freeProcesses   = 6 // threads count: five more, and the child
+	freeProcesses   = 8 // threads count: six more, the child, and one
 )
 
 // checkLimits returns an error if a limit leaves too little for drainit and the

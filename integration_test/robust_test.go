@@ -119,6 +119,18 @@ func TestItsOwnSIGXFSZIsNotTheChilds(t *testing.T) {
 	}
 }
 
+// With fewer than seven descriptors the Go runtime ends the program before its
+// first line.
+func TestTooFewDescriptorsAreExplained(t *testing.T) {
+	env, _ := healthPort(t)
+	for n := 7; n <= 24; n++ {
+		p := start(t, setup{direct: true, env: []string{env}, shell: []string{"/bin/sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" -- /bin/true`, n), drainit}})
+		if code := p.wait(); code != 0 && (code != 125 || p.err.count("drainit: hint: ") != 1) {
+			t.Errorf("%d descriptors: code %d, want 0, or 125 and a hint: %s", n, code, p.err.tail())
+		}
+	}
+}
+
 func TestAWatchdogWithoutProc(t *testing.T) {
 	p := start(t, setup{proc: "none", env: append(quick, "DRAINIT_WATCHDOG=1h")}, "--", testchild, "signals", "-exit", "15:3")
 	p.says("ready")
