@@ -24,8 +24,12 @@ func TestWhatAScriptLeavesBehindHasTheBudget(t *testing.T) {
 	p := start(t, setup{env: []string{"GRACE_PERIOD=60s", "DRAIN_WINDOW=300ms"}},
 		behindAScript(testchild+" signals -exit 15:0 -after 6s")...)
 	p.says("ready")
+	began := time.Now()
 	p.signal(unix.SIGTERM)
 	p.exits(143) // the script's
+	if took := time.Since(began); took < 6*time.Second {
+		t.Errorf("the server was killed after %s", took)
+	}
 	line := p.logs(`drainit: stopped"`)
 	if total := duration(t, line, "total"); total < 6*time.Second {
 		t.Errorf("the server had %s: %s", total, line)
@@ -55,10 +59,10 @@ func TestTheGroupIsSignalledOnce(t *testing.T) {
 	p.says("ready")
 	p.signal(unix.SIGTERM)
 	p.exits(143)
-	p.logs("waiting for the processes it left behind")
 	if n := p.out.count("got 15"); n != 1 {
 		t.Errorf("the server got SIGTERM %d times, want once: %s", n, p.out)
 	}
+	p.logs("waiting for the processes it left behind")
 }
 
 func TestWhatLeftTheGroupIsSignalledWhenTheChildEnds(t *testing.T) {

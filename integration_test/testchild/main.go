@@ -126,8 +126,10 @@ func signals(args []string) {
 			fmt.Println(*name, n)
 		}
 		if code, ok := codes[n]; ok {
-			time.Sleep(*after)
-			os.Exit(code)
+			if *after == 0 {
+				os.Exit(code)
+			}
+			time.AfterFunc(*after, func() { os.Exit(code) })
 		}
 	}
 }
