@@ -65,7 +65,7 @@ func release(repo, version, out string) error {
 }
 
 // prepare makes dir an empty folder. It removes only what a release has written:
-// a folder without SHA256SUMS in it is somebody's, unless it is empty.
+// a folder without SHA256SUMS is something else, unless it is empty.
 func prepare(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > 0 {
