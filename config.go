@@ -136,10 +136,17 @@ func (c *Config) fillEmpty() {
 	}
 }
 
-// useDefaults replaces values that could not be decoded.
+// useDefaults replaces the values that could not be decoded, and those of
+// checkPorts and checkSignals. Wrong times stay: a bypass uses none.
 func (c *Config) useDefaults() {
-	for _, v := range c.variables() {
-		if v.problem() != nil && v.def != "" {
+	useless := append(c.checkPorts(), c.checkSignals()...)
+	for i, v := range c.variables() {
+		named := func(e *configError) bool { return e.name == v.name }
+		if v.problem() == nil && !slices.ContainsFunc(useless, named) {
+			continue
+		}
+		reflect.ValueOf(c).Elem().Field(i).SetZero()
+		if v.def != "" {
 			v.field.(envconfig.Decoder).Decode(v.def)
 		}
 	}

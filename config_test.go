@@ -1,8 +1,10 @@
 package main
 
 import (
+	"maps"
 	"net"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -37,6 +39,31 @@ func TestNearest(t *testing.T) {
 		if got := nearest(known, name); got != want {
 			t.Errorf("nearest to %s is %s, want %s", name, got, want)
 		}
+	}
+}
+
+// TestDefaultsReplaceWhatIsWrong has values that can't be decoded, and signals
+// that can and are of no use: STOP_SIGNAL=STOP would freeze a bypassed child.
+func TestDefaultsReplaceWhatIsWrong(t *testing.T) {
+	clearEnv(t)
+	want, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{"STOP_ON": "KILL", "STOP_SIGNAL": "STOP", "SIGNAL_MAP": "KILL=HUP",
+		"EXIT_CODES": "1=2,x", "LOG_LEVEL": "loud", "HEALTH_ADDR": "8099x"} {
+		t.Setenv(prefix+"_"+name, value)
+	}
+	got, err := load()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	got.useDefaults()
+	if got, want := got.effective(), want.effective(); !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if g, w := got.configured(), want.configured(); !reflect.DeepEqual(g, w) {
+		t.Errorf("got %+v, want %+v", g, w)
 	}
 }
 

@@ -321,7 +321,8 @@ func (r *runner) watchReadiness(ctx context.Context, out chan<- health.Result) {
 	c := &r.config
 	kind := c.ReadyCheck.kind
 	if c.Bypass.on {
-		kind = checkStarted
+		health.Watch(ctx, health.Bypassed, 0, "", out)
+		return
 	}
 	if kind != checkStarted {
 		select {

@@ -147,6 +147,9 @@ func TestBypassIsAPlainInit(t *testing.T) {
 	}
 	p.says("ready")
 	answers(t, url+"/readyz", 200)
+	if _, body := get(url + "/readyz"); !strings.Contains(body, "DRAINIT_BYPASS") || strings.Contains(body, "READY_CHECK") {
+		t.Errorf("/readyz: %s", body)
+	}
 	answers(t, url+"/livez", 200)
 	p.signal(unix.SIGTERM)
 	p.exits(3)
