@@ -34,7 +34,12 @@ func deliver(next func() uint64) (<-chan syscall.Signal, <-chan struct{}) {
 	signals, children := make(chan syscall.Signal), make(chan struct{}, 1)
 	go func() { // ends with the program
 		for {
-			for set := next(); set != 0; set &= set - 1 {
+			set := next()
+			// A new time slice: the receiver inherits this one's, which began before
+			// the wait, and the runtime would preempt it at once, in favor of the
+			// next wait below: 0.15 ms.
+			runtime.Gosched()
+			for ; set != 0; set &= set - 1 {
 				s := syscall.Signal(bits.TrailingZeros64(set) + 1)
 				switch {
 				case s != syscall.SIGCHLD:
