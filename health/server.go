@@ -51,6 +51,7 @@ type Server struct {
 func Listen(o Options) (*Server, error) {
 	// No TCP keep-alive: connections here live for one request.
 	config := net.ListenConfig{KeepAlive: -1}
+	config.SetMultipathTCP(false) // probes are plain TCP, and pay for the default
 	ln, err := config.Listen(context.Background(), "tcp", o.Addr)
 	if err != nil {
 		return nil, err
