@@ -2,7 +2,6 @@ package main
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
@@ -12,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -208,7 +208,7 @@ func TestStopOnEachArchitecture(t *testing.T) {
 	dir := dist(t)
 	for _, target := range targets {
 		t.Run(target.name(), func(t *testing.T) {
-			command := []string{filepath.Join(dir, target.file()), "--", "sh", "-c", "echo up; exec sleep 1000"}
+			command := []string{filepath.Join(dir, target.file()), "--", "sleep", "1000"}
 			if !runsHere(target.goarch) {
 				name := target.goarch
 				if q, ok := qemu[name]; ok {
@@ -222,28 +222,27 @@ func TestStopOnEachArchitecture(t *testing.T) {
 	}
 }
 
-// stop runs command, sends SIGTERM once the child prints a line, and wants the window to
+// stop runs command, sends SIGTERM once it is ready, and wants the window to
 // pass and the child to be ended by the forwarded signal.
 func stop(t *testing.T, command []string) {
 	t.Helper()
+	addr := free(t)
 	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Env = append(os.Environ(), "DRAINIT_HEALTH_ADDR=off", "DRAINIT_READY_CHECK=started", "DRAINIT_GRACE_PERIOD=60",
+	cmd.Env = append(os.Environ(), "DRAINIT_HEALTH_ADDR="+addr, "DRAINIT_READY_CHECK=started", "DRAINIT_GRACE_PERIOD=60",
 		"DRAINIT_DRAIN_WINDOW=1s", "DRAINIT_TERMINATION_LOG=off")
 	var log bytes.Buffer
 	cmd.Stderr = &log
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	hung := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
 	defer hung.Stop()
-	bufio.NewReader(stdout).ReadString('\n') // its end, if the child never runs
+	for deadline := time.Now().Add(time.Minute); !ready(addr) && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
+	}
 	asked := time.Now()
 	cmd.Process.Signal(syscall.SIGTERM)
-	err = cmd.Wait()
+	err := cmd.Wait()
 	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != 128+int(syscall.SIGTERM) {
 		t.Fatalf("%v, want code 143\n%s", err, log.String())
 	}
@@ -253,6 +252,27 @@ func stop(t *testing.T, command []string) {
 	if !strings.Contains(log.String(), "stop signal forwarded") {
 		t.Errorf("the log does not tell of the forwarding:\n%s", log.String())
 	}
+}
+
+// free returns an address on loopback that nothing listens on.
+func free(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// ready reports whether the drainit at addr says that it is ready.
+func ready(addr string) bool {
+	r, err := http.Get("http://" + addr + "/readyz")
+	if err != nil {
+		return false
+	}
+	r.Body.Close()
+	return r.StatusCode == http.StatusOK
 }
 
 // TestDeb installs and removes the package in a clean Debian.
@@ -407,19 +427,14 @@ func TestImage(t *testing.T) {
 // address.
 func serve(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
+	_, port, _ := net.SplitHostPort(free(t))
 	crane := strings.TrimSpace(run(t, "go", "tool", "-n", "crane"))
-	cmd := exec.Command(crane, "registry", "serve", "--address", fmt.Sprintf("127.0.0.1:%d", port), "--disk", t.TempDir())
+	cmd := exec.Command(crane, "registry", "serve", "--address", "127.0.0.1:"+port, "--disk", t.TempDir())
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	addr := fmt.Sprintf("localhost:%d", port)
+	addr := "localhost:" + port
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
