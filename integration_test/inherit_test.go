@@ -159,6 +159,28 @@ func TestTheChildsLimitUmaskAndSignalMask(t *testing.T) {
 	})
 }
 
+// TestNoNotifySocketUnlessAskedFor: Puma, for one, complains at each start where
+// there is one.
+func TestNoNotifySocketUnlessAskedFor(t *testing.T) {
+	t.Parallel()
+	p := start(t, setup{env: quick}, "--", "/usr/bin/env")
+	p.exits(0)
+	if out := p.out.String(); strings.Contains(out, "NOTIFY_SOCKET=") {
+		t.Errorf("the child's environment is\n%s", out)
+	}
+}
+
+// TestListenPIDNamesTheChild: sd_listen_fds(3) compares it with its own PID.
+func TestListenPIDNamesTheChild(t *testing.T) {
+	t.Parallel()
+	p := start(t, setup{env: append(quick, "LISTEN_PID=1", "LISTEN_FDS=1")}, "--",
+		"/bin/sh", "-c", `echo "$LISTEN_PID is $$"`)
+	p.exits(0)
+	if pid, self, _ := strings.Cut(strings.TrimSpace(p.out.String()), " is "); pid != self {
+		t.Errorf("LISTEN_PID=%s, and the child's PID is %s", pid, self)
+	}
+}
+
 func TestStdinReachesTheChild(t *testing.T) {
 	t.Parallel()
 	r, w, err := os.Pipe()
