@@ -54,6 +54,8 @@ func stopLine(s *health.Stop) string {
 	asked := fmt.Sprintf("stop      asked for by %s %s ago", s.AskedBy, seconds(s.Elapsed))
 	kill := "SIGKILL in " + seconds(s.KillIn)
 	switch {
+	case s.Error != "":
+		return fmt.Sprintf("%s; %s could not be sent: %s; %s", asked, s.Signal, s.Error, kill)
 	case s.Forwarded != nil:
 		return fmt.Sprintf("%s; %s forwarded (%s); %s", asked, s.Signal, s.Why, kill)
 	case s.MayForward:

@@ -32,6 +32,8 @@ func TestStatusIsOneScreen(t *testing.T) {
 			[]string{"drained: SIGTERM is forwarded as soon as it comes", "held by   ambiguous evidence; for 4s more at most", "not seen  clients of UDP [53], Unix []"}},
 		{"stopping", health.Status{Phase: "stopping", Stop: &health.Stop{Forwarded: &at, Signal: "SIGQUIT", Why: "idle", KillIn: -1}, Clients: &health.Clients{}},
 			[]string{"SIGQUIT forwarded (idle); SIGKILL in 0s", "clients   unknown"}},
+		{"denied", health.Status{Phase: "stopping", Stop: &health.Stop{Error: "operation not permitted", MayForward: true, Signal: "SIGTERM", KillIn: 3}},
+			[]string{"SIGTERM could not be sent: operation not permitted; SIGKILL in 3s"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got := strings.Join(statusLines(&c.s), "\n")

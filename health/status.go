@@ -51,7 +51,8 @@ type Stop struct {
 	KillAt     time.Time  `json:"kill_at"`
 	MayForward bool       `json:"may_forward"` // prestop may return
 	Forwarded  *time.Time `json:"forwarded,omitempty"`
-	Signal     string     `json:"signal"` // to the child, sent or to be sent
+	Signal     string     `json:"signal"`          // to the child, sent or to be sent
+	Error      string     `json:"error,omitempty"` // why it could not be sent
 	Why        string     `json:"why,omitempty"`
 	WaitingFor string     `json:"waiting_for,omitempty"`
 

@@ -160,11 +160,17 @@ func (l *loop) orphanDeadline(now time.Time) time.Time {
 
 // logOrphans reports what the child has left behind.
 func (l *loop) logOrphans() {
-	attrs := []any{"processes", names(l.child.orphans), "signal", SignalName(l.stopSignal()),
+	denied, others := denied(l.child.orphans)
+	if len(denied) > 0 {
+		l.Log.Warn("the child has left processes behind that drainit may not signal", "processes", names(denied),
+			"at_most", round(time.Until(l.child.orphanBy)), "hint", deniedHint)
+		if len(others) == 0 {
+			return
+		}
+	}
+	attrs := []any{"processes", names(others), "signal", SignalName(l.stopSignal()),
 		"kill_after", round(time.Until(l.child.orphanBy))}
 	switch {
-	case anyDenied(l.child.orphans):
-		l.Log.Warn("the child has left processes behind that drainit may not signal", append(attrs, "hint", deniedHint)...)
 	case l.stop.begun():
 		l.Log.Info("the child has ended: waiting for the processes it left behind", attrs...)
 	case l.child.exit.Code() == 0:

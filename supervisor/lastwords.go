@@ -105,7 +105,9 @@ func (r *record) attrs() []any {
 			attrs = append(attrs, p.String(), round(r.spent[p]))
 		}
 	}
-	attrs = append(attrs, r.killedAttrs()...)
+	if r.cut() {
+		attrs = append(attrs, killedAttrs(r.stop.left)...)
+	}
 	return append(attrs, "reaped", r.reaped, "summary", r.lastWords())
 }
 
@@ -118,11 +120,8 @@ func (r *record) sentAttrs() []any {
 }
 
 // killedAttrs names what SIGKILL was sent to, and what it could not be sent to.
-func (r *record) killedAttrs() (attrs []any) {
-	if !r.cut() {
-		return nil
-	}
-	denied, killed := denied(r.stop.left)
+func killedAttrs(left []Other) (attrs []any) {
+	denied, killed := denied(left)
 	if len(killed) > 0 || len(denied) == 0 {
 		attrs = append(attrs, "killed", names(killed))
 	}
@@ -143,7 +142,7 @@ func (r *record) lastWords() string {
 	b.WriteString(r.hints())
 	b.WriteString(r.cause())
 	if len(r.alive) > 0 {
-		b.WriteString("; not ended by SIGKILL: " + names(r.alive))
+		b.WriteString("; still alive after the deadline: " + names(r.alive))
 	}
 	if c := r.atSignal; c.Known && c.Open > 0 {
 		fmt.Fprintf(&b, "; open at the signal: %d, requests in flight: %d, in the accept queue: %d", c.Open, c.InFlight, c.Queued)
@@ -167,8 +166,8 @@ func (r *record) ending() string {
 		return fmt.Sprintf("asked to stop by %s; the child %s %s later, before any signal was forwarded",
 			r.stop.by, how, round(end.Sub(r.stop.at)))
 	case r.killedChild():
-		return fmt.Sprintf("asked to stop by %s; %s and the child had not ended %s later: killed at the deadline%s",
-			r.stop.by, r.forwarding(), round(r.stop.killed.Sub(r.stop.forwarded)), r.with())
+		return fmt.Sprintf("asked to stop by %s; %s and the child had not ended %s later: %s at the deadline%s",
+			r.stop.by, r.forwarding(), round(r.stop.killed.Sub(r.stop.forwarded)), r.killing(), r.with())
 	case r.cut():
 		return fmt.Sprintf("asked to stop by %s and not finished in time: %s, the child %s %s later",
 			r.stop.by, r.forwarding(), how, round(end.Sub(r.stop.forwarded)))
@@ -185,9 +184,19 @@ func (r *record) forwarding() string {
 	return fmt.Sprintf("%s was forwarded after %s (%s)", SignalName(r.signal), r.forwardedAfter(), r.stop.why)
 }
 
+// killing says what became of the child's SIGKILL.
+func (r *record) killing() string {
+	if r.stop.killErr != nil {
+		return "SIGKILL could not be sent"
+	}
+	return "killed"
+}
+
 // how says what became of the child.
 func (r *record) how() string {
 	switch {
+	case !r.child.exited && r.stop.killErr != nil:
+		return "could not be killed"
 	case !r.child.exited:
 		return "did not end even on SIGKILL"
 	case r.stop.forwarded.IsZero() && r.child.exit.Status.Exited():
@@ -208,12 +217,25 @@ func (r *record) with() string {
 func (r *record) orphans() string {
 	switch {
 	case r.killedOrphans():
-		return fmt.Sprintf("; of what it left behind SIGKILL was sent %s later, at %s, to %s",
-			round(r.stop.killed.Sub(r.child.exitedAt)), r.orphanLimit(), names(r.stop.left))
+		return r.killedWords()
 	case len(r.child.orphans) > 0:
 		return fmt.Sprintf("; what it left behind ended %s later: %s", round(r.end.Sub(r.child.exitedAt)), names(r.child.orphans))
 	}
 	return ""
+}
+
+// killedWords says what of what the child left behind SIGKILL was sent to, and
+// what it could not be sent to.
+func (r *record) killedWords() string {
+	when := fmt.Sprintf("%s later, at %s, to ", round(r.stop.killed.Sub(r.child.exitedAt)), r.orphanLimit())
+	denied, killed := denied(r.stop.left)
+	switch {
+	case len(denied) == 0:
+		return "; of what it left behind SIGKILL was sent " + when + names(killed)
+	case len(killed) == 0:
+		return "; of what it left behind SIGKILL could not be sent " + when + names(denied)
+	}
+	return "; of what it left behind SIGKILL was sent " + when + names(killed) + ", and could not be sent to " + names(denied)
 }
 
 // orphanLimit names the limit that ended the wait for what the child left

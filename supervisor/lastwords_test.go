@@ -106,7 +106,7 @@ func TestLastWords(t *testing.T) {
 		{"a child of another uid", history{t0: s, by: "SIGTERM", forwarded: 6 * s, killed: 29 * s, exited: 29 * s, status: kill, left: 1, err: unix.EPERM},
 			[]string{"SIGTERM could not be sent after 5s (operation not permitted)", "CAP_KILL"}, "was forwarded"},
 		{"an orphan of another uid", history{t0: s, by: "SIGTERM", forwarded: 6 * s, exited: 7 * s, killed: 29 * s, orphans: 1, left: 1, denied: true},
-			[]string{"gunicorn (pid 12) (which drainit may not signal)", "CAP_KILL"}, ""},
+			[]string{"SIGKILL could not be sent 22s later, at the deadline, to gunicorn (pid 12)", "CAP_KILL"}, "was sent"},
 		{"drainit was held up", history{t0: s, by: "SIGTERM", forwarded: 40 * s, killed: 40*s + s/2, exited: 41 * s, status: kill, left: 2, late: true},
 			[]string{"held up"}, "script"},
 		{"su", history{t0: s, by: "SIGTERM", forwarded: 6 * s, exited: 8 * s, command: "/bin/su"}, []string{"su kills soon", "gosu"}, ""},

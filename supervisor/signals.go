@@ -110,12 +110,14 @@ func (l *loop) forwardOther(sig unix.Signal) {
 	if !mapped {
 		l.hintStopSignal(sig)
 	}
-	l.count(sig).Forwarded++
 	if !l.child.exited {
-		l.child.lastSignal, l.child.lastSignalAt = to, time.Now()
-		l.send(to)
+		if l.send(to) == nil {
+			l.count(sig).Forwarded++
+			l.child.lastSignal, l.child.lastSignalAt = to, time.Now()
+		}
 		return
 	}
+	l.count(sig).Forwarded++
 	// The child has ended by itself; the budget runs for what it left behind.
 	l.System.SignalOthers(to, false)
 	if slices.Contains(l.StopOn, sig) && !l.child.orphanBy.IsZero() {

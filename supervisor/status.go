@@ -112,7 +112,10 @@ func (l *loop) stopStatus() *health.Stop {
 		ForwardIn:  time.Until(l.forwardBy()).Seconds(),
 		KillIn:     time.Until(l.killAt()).Seconds(),
 	}
-	if !l.stop.forwarded.IsZero() {
+	switch {
+	case l.stop.err != nil:
+		s.Error = l.stop.err.Error()
+	case !l.stop.forwarded.IsZero():
 		s.Forwarded = &l.stop.forwarded
 	}
 	if l.phase == Draining && !l.stop.mayForward {

@@ -23,9 +23,10 @@ type stop struct {
 	late          bool  // drainit was held up, and forwarded after forward_by
 	err           error // the child could not be sent its stop signal
 
-	killed time.Time
-	left   []Other // what SIGKILL was sent to
-	gaveUp bool    // on what SIGKILL did not end
+	killed  time.Time
+	killErr error   // the child could not be sent SIGKILL
+	left    []Other // what was left then
+	gaveUp  bool    // on what SIGKILL did not end
 }
 
 // begun reports whether there is a stop.
@@ -116,11 +117,11 @@ func (l *loop) forward(why string) {
 	// Deferred so that it happens even after a panic: kill_at is only armed in
 	// phase Stopping.
 	defer l.transition(forwardDue)
-	if l.stop.received != 0 {
-		l.count(l.stop.received).Forwarded++
-	}
 	// Signal first, log second: a slow stderr must not delay the signal.
 	l.stop.err = l.send(l.stopSignal())
+	if l.stop.received != 0 && l.stop.err == nil {
+		l.count(l.stop.received).Forwarded++
+	}
 	if l.child.stopped {
 		// A stopped process would act on its signal only when continued.
 		l.send(unix.SIGCONT)
@@ -179,13 +180,19 @@ func (l *loop) kill(now time.Time) {
 	l.System.SignalOthers(unix.SIGKILL, false)
 	if !l.child.exited {
 		// Also where the others can't be listed.
-		l.send(unix.SIGKILL)
+		l.stop.killErr = l.send(unix.SIGKILL)
 	}
-	attrs := []any{"processes", names(l.stop.left)}
+	msg := "deadline: SIGKILL to everything that is left"
+	if denied, killed := denied(l.stop.left); len(denied) > 0 && len(killed) == 0 {
+		msg = "deadline: drainit may not kill anything that is left"
+	} else if len(denied) > 0 {
+		msg = "deadline: SIGKILL to what is left and drainit may kill"
+	}
+	attrs := killedAttrs(l.stop.left)
 	if l.stop.begun() {
 		attrs = append(attrs, "after", round(now.Sub(l.stop.at)))
 	}
-	l.Log.Warn("deadline: SIGKILL to everything that is left", append(attrs, clientAttrs(l.clients.last)...)...)
+	l.Log.Warn(msg, append(attrs, clientAttrs(l.clients.last)...)...)
 }
 
 // onGiveUp ends the run although SIGKILL has not ended everything.

@@ -665,13 +665,59 @@ func TestDenied(t *testing.T) {
 				t.Errorf("no warning once ready: %s", &log)
 			}
 		}}, {2 * s, term}}).LastWords
-		for _, want := range []string{"SIGTERM could not be sent", "CAP_KILL"} {
+		for _, want := range []string{"SIGTERM could not be sent", "SIGKILL could not be sent at the deadline", "CAP_KILL"} {
 			if !strings.Contains(got, want) {
 				t.Errorf("got %q, want %q in it", got, want)
 			}
 		}
-		if strings.Contains(log.String(), "stop signal forwarded") {
-			t.Errorf("the log says that a signal was forwarded: %s", &log)
+		for _, untrue := range []string{"stop signal forwarded", " killed=", " sent=", "killed at the deadline", "everything that is left", "on SIGKILL"} {
+			if strings.Contains(log.String(), untrue) {
+				t.Errorf("the log says %q: %s", untrue, &log)
+			}
+		}
+	})
+}
+
+// TestDeniedStatus: /statusz and /metrics count no signal that was not sent, and
+// the last words blame none for the end of the child.
+func TestDeniedStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(setup{child: process{stubborn: true}, denied: true})
+		w.run([]act{readyAtOnce, {s, unix.SIGQUIT}, {2 * s, term}, {9 * s, func() {
+			got := w.ask()
+			if got.Stop.Forwarded != nil || !strings.Contains(got.Stop.Error, "not permitted") {
+				t.Errorf("forwarded at %v, error %q", got.Stop.Forwarded, got.Stop.Error)
+			}
+			for name, c := range got.Signals {
+				if c.Forwarded != 0 {
+					t.Errorf("%s: %d forwarded", name, c.Forwarded)
+				}
+			}
+		}}})
+		w = newWorld(setup{denied: true})
+		got := w.run([]act{readyAtOnce, {s, unix.SIGQUIT}, {2 * s, exitedWith(0)}}).LastWords
+		if strings.Contains(got, "had forwarded") {
+			t.Errorf("got %q, but nothing was", got)
+		}
+	})
+}
+
+// TestDeniedOrphans: what the child has left behind and can't be signalled is
+// named as that, at its end, at the deadline and in the last words.
+func TestDeniedOrphans(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(setup{orphans: []process{{}}, denied: true})
+		var log strings.Builder
+		w.options.Log = slog.New(slog.NewTextHandler(&log, nil))
+		got := w.run([]act{readyAtOnce, {s, exitedWith(0)}}).LastWords
+		want := "SIGKILL could not be sent 5s later, at the end of DRAINIT_ORPHAN_GRACE, to server (pid 101)"
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q in it", got, want)
+		}
+		for _, untrue := range []string{" signal=", "kill_after=", " killed=", "SIGKILL was sent", "everything that is left", "on SIGKILL"} {
+			if strings.Contains(log.String(), untrue) {
+				t.Errorf("the log says %q: %s", untrue, &log)
+			}
 		}
 	})
 }

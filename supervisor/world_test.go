@@ -58,7 +58,7 @@ type setup struct {
 	terminal bool
 	batch    int              // how many exits Reap collects at once; 0: all
 	panics   int              // so many calls of Signal panic; negative: all
-	denied   bool             // the child can't be signalled
+	denied   bool             // nothing can be signalled
 	serves   *sockets.Serving // nil: TCP port 8080
 	unseen   error            // serves is not known
 }
@@ -301,6 +301,9 @@ func (w *world) SignalOthers(sig unix.Signal, outsideGroup bool) {
 		w.note("%s to the rest", SignalName(sig))
 	}
 	w.hold(sig)
+	if w.denied {
+		return
+	}
 	w.takeAll(sig, func(p process) bool { return !outsideGroup || !p.grouped })
 }
 
@@ -323,7 +326,7 @@ func (w *world) Others() (all []Other, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, pid := range slices.Sorted(maps.Keys(w.alive)) {
-		all = append(all, Other{Process: proc.Process{PID: pid, Name: "server"}})
+		all = append(all, Other{proc.Process{PID: pid, Name: "server"}, w.denied})
 	}
 	return all, nil
 }
