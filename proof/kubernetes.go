@@ -35,6 +35,7 @@ type deployment struct {
 	argv     []string
 	init     []string
 	env      map[string]string
+	grace    int // terminationGracePeriodSeconds
 	preStop  int // seconds of sleep
 	replicas int
 	probe    string // the port of readiness, as 8099
@@ -47,8 +48,6 @@ type deployment struct {
 	sidecar  []string // what runs beside the server
 	native   bool     // as a sidecar container; otherwise as a container like any
 }
-
-const kubernetesGrace = 60
 
 func (d deployment) drains() bool { return d.init != nil && d.init[0] == "/drainit" }
 
@@ -98,7 +97,7 @@ spec:
   ports:
   - {name: http, port: 8080}
   - {name: grpc, port: 9090}
-`, d.replicas, d.surge, d.down, kubernetesGrace, d.beside(image, true), image, command, env.String(), d.path, d.probe, more.String()+d.beside(image, false), service)
+`, d.replicas, d.surge, d.down, d.grace, d.beside(image, true), image, command, env.String(), d.path, d.probe, more.String()+d.beside(image, false), service)
 }
 
 // beside returns the sidecar, if it is of the given sort.

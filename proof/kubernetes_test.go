@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +41,7 @@ func TestManifests(t *testing.T) {
 		}
 		grace := false
 		for _, e := range pod.Containers[0].Env {
-			grace = grace || e.Name == "DRAINIT_GRACE_PERIOD" && e.Value == "60"
+			grace = grace || e.Name == "DRAINIT_GRACE_PERIOD" && e.Value == strconv.Itoa(x.grace)
 		}
 		if grace != x.drains() || x.drains() != (pod.Containers[0].Command[0] == "/drainit") {
 			t.Errorf("%s, %s: command %q, grace period %v", x.name, x.way, pod.Containers[0].Command, grace)

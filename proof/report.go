@@ -62,7 +62,7 @@ func report(r *results, dir string) string {
 	rows := r.rows()
 	t.say("# Proof: what each way of stopping a server loses, and what it costs\n")
 	t.say("The rig of `make proof` wrote this page, its pictures and [the raw results](%s/results.jsonl), one line for each restart: %d restarts of %d servers, %d requests. "+
-		"Nothing in it is written by hand; `make proof` writes it again, on any Debian machine with Docker.", dir, restartsOf(rows), len(serversOf(rows)), requestsOf(rows))
+		"Nothing in it is written by hand; `make proof` writes it again, on any Debian machine with Docker. [The same in Kubernetes](proof-kubernetes.md) is a page of its own.", dir, restartsOf(rows), len(serversOf(rows)), requestsOf(rows))
 	howMeasured(t)
 	for _, s := range r.headlines() {
 		headlineSection(t, r, rows, s, dir)

@@ -165,7 +165,7 @@ func clusterReport(rows []*row, runs []clusterRun, dir, before string) string {
 const clusterMeasured = `A server is a Deployment of three replicas behind a Service, and its clients are a pod in the same cluster:
 [the same kinds](proof.md#how-it-is-measured), never sent again. The Go server dies on SIGTERM; FastAPI on uvicorn finishes its
 requests and closes its WebSockets. Kept connections stay with their pod until it closes them: kube-proxy leaves them alone.
-terminationGracePeriodSeconds is 60 everywhere.
+terminationGracePeriodSeconds is 60 unless a way says otherwise.
 
 A pod's stop is from its deletion to the end of its container, as the API server tells it; the command is
 ` + "`kubectl rollout restart` and `rollout status`" + `, or what the trial does in their place; a round lasts from it to the last pod's end. Times are medians, in brackets the fifth and the ninety-fifth percentile. "At most" is the upper end of a
@@ -203,6 +203,9 @@ func trialSection(t *text, rows []*row, name string) {
 		}
 	}
 	t.say("\n## %s%s", strings.ToUpper(name[:1]), name[1:])
+	if about := aboutTrial[name]; about != "" {
+		t.say("\n%s", about)
+	}
 	kinds := kindsSent(ways)
 	head := append([]string{"way", "rounds", "requests", "lost", "at most"}, kinds...)
 	t.table(append(head, "how", "a pod's stop, s", "the command, s", "a round, s", "exit codes", "why forwarded")...)
@@ -217,6 +220,18 @@ func trialSection(t *text, rows []*row, name string) {
 		}
 		t.row(append(cells, hows(w), stop, fmt.Sprintf("%.1f", quantile(w.acted, 0.5)), fmt.Sprintf("%.1f", quantile(w.starts, 0.5)), seenCodes(w), counts(w.whys))...)
 	}
+}
+
+// aboutTrial says what a table can't.
+var aboutTrial = map[string]string{
+	diesTrial: "Nothing but the server closes a kept connection, so its client never leaves the pod. drainit can't tell it from one of a " +
+		"balancer that is late: `idle` waits for the patience of [ambiguous evidence](drain-until.md), and then for an instant between two requests. " +
+		"A rollout with maxSurge does not wait for that: compare the command's time.",
+	"liveness restart of one": "No pod is deleted, so the Service goes on sending to the one that stops, unless its readiness probe fails: drainit sees to that, " +
+		"`preStop: sleep` does not. The round has the time that the liveness probe takes.",
+	rpcDiesTrial: "A client has one connection, with streams in flight at any time: there is no instant without a request, and nothing outside the server " +
+		"can ask the client for another connection. What remains is those streams. GracefulStop can ask, as the next table shows.",
+	sidecarTrial: "All three have the server under drainit. A container like any gets its signal together with the server's.",
 }
 
 func kindsSent(rows []*row) (names []string) {
