@@ -99,6 +99,7 @@ type stop struct {
 	Why       string    `json:"why,omitempty"`         // drainit's word for the forwarding
 	Forwarded float64   `json:"forwarded_s,omitempty"` // after t0
 	At        time.Time `json:"forwarded_at,omitzero"`
+	Log       string    `json:"log,omitempty"` // drainit's line about it
 }
 
 // stops watches pods from their deletion to the end of their container.
@@ -178,7 +179,7 @@ func (s *stops) read(ctx context.Context, c *cluster, x *stop) {
 	why, after := forwarding(string(log))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x.Why, x.Forwarded, x.At = why, after, forwardedAt(string(log))
+	x.Why, x.Forwarded, x.At, x.Log = why, after, forwardedAt(string(log)), forwardedLine.FindString(string(log))
 }
 
 // forwardedAt returns when drainit forwarded the signal, by its own log.
