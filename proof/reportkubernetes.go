@@ -62,7 +62,7 @@ func latest(runs []clusterRun) []clusterRun {
 			return slices.ContainsFunc(slices.Collect(maps.Keys(seen)), func(id string) bool { return strings.HasPrefix(e, id+":") })
 		})
 		for _, x := range r.rounds {
-			seen[x.id()] = true
+			seen[x.id()] = seen[x.id()] || x.Round >= 0
 		}
 	}
 	return slices.DeleteFunc(runs, func(r clusterRun) bool { return len(r.rounds) == 0 })
