@@ -224,6 +224,8 @@ func trialSection(t *text, rows []*row, name string) {
 
 // aboutTrial says what a table can't.
 var aboutTrial = map[string]string{
+	"one replica, maxSurge 0, externalTrafficPolicy Cluster": "The server starts in 3 s, and its successor is not begun before it is deleted: no endpoint is ready meanwhile, " +
+		"and kube-proxy falls back to the one that is going, if its readiness probe still passes ([KEP-1669](kubernetes.md#drainit_unready_delay)).",
 	diesTrial: "Nothing but the server closes a kept connection, so its client never leaves the pod. drainit can't tell it from one of a " +
 		"balancer that is late: `idle` waits for the patience of [ambiguous evidence](drain-until.md), and then for an instant between two requests. " +
 		"A rollout with maxSurge does not wait for that: compare the command's time.",

@@ -135,7 +135,7 @@ func single(rounds int) (all []trial) {
 	ways := []deployment{underTini, sleeping15}
 	for _, delay := range []string{"0s", "15s"} {
 		w := draining("idle").set("DRAINIT_UNREADY_DELAY", delay).set("DRAINIT_DRAIN_WINDOW", "20s")
-		w.way += ", DRAIN_WINDOW 20s, UNREADY_DELAY " + delay
+		w.way += ", DRAINIT_UNREADY_DELAY " + delay + ", window 20s"
 		ways = append(ways, w)
 	}
 	for _, policy := range []string{"Cluster", "Local"} {
