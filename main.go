@@ -84,7 +84,7 @@ func supervise(command []string) int {
 	if err != nil {
 		config.useDefaults()
 		r.config = config
-		r.log.Warn("bypassed: defaults replace what is wrong in the configuration", "error", err)
+		r.warnBypassed("bypassed: a default replaces what is wrong in the configuration", err)
 	}
 	if err := r.listen(); err != nil {
 		return failStart(stderr, terminationLog, err, codeError)
@@ -131,7 +131,7 @@ func (r *runner) listen() error {
 		case !r.config.Bypass.on:
 			return err
 		default:
-			r.log.Warn("bypassed: readiness is not served", "error", err)
+			r.warnBypassed("bypassed: readiness is not served", err)
 		}
 	}
 	options := sockets.Options{
@@ -233,7 +233,7 @@ func (r *runner) run(command []string, signals <-chan unix.Signal, children <-ch
 func (r *runner) logStart(command string, pid int) {
 	c := &r.config
 	v, _ := buildVersion()
-	attrs := []any{"version", v, "command", command, "pid", pid, "health", c.HealthAddr.set}
+	attrs := []any{"version", v, "command", command, "pid", pid, "health", r.healthAddr()}
 	if c.Bypass.on {
 		r.log.Warn("bypassed: forwards the stop signal at once and does not check readiness; "+
 			"unset DRAINIT_BYPASS to drain again", attrs...)
@@ -248,6 +248,26 @@ func (r *runner) logStart(command string, pid int) {
 		"until", string(p.Until),
 		"forward_by", p.Timeline.ForwardAfter(),
 		"kill_after", p.Timeline.KillAfter())...)
+}
+
+// healthAddr returns where readiness is served, for the log.
+func (r *runner) healthAddr() string {
+	if addr := &r.config.HealthAddr; r.server != nil || addr.off() {
+		return addr.set
+	}
+	return "not served" // bypassed, and the port can't be had
+}
+
+// warnBypassed logs the errors in err, which are none where drainit is bypassed.
+func (r *runner) warnBypassed(msg string, err error) {
+	all := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		all = joined.Unwrap()
+	}
+	for _, err := range all {
+		what, hint, _ := strings.Cut(err.Error(), "\nhint: ")
+		r.log.Warn(msg, "error", what, "hint", hint)
+	}
 }
 
 // startInputs starts what feeds the loop: the readiness check, which ends with

@@ -138,6 +138,23 @@ func TestAWatchdogWithoutProc(t *testing.T) {
 	p.exits(3)
 }
 
+// TestBypassWithoutItsPort: a port that can't be had is no reason not to start,
+// and the log does not name it as served.
+func TestBypassWithoutItsPort(t *testing.T) {
+	p := start(t, setup{env: []string{"HEALTH_ADDR=192.0.2.1:80", "DRAINIT_BYPASS=1"}},
+		"--", testchild, "signals", "-exit", "15:3")
+	line := p.logs("readiness is not served")
+	if hint := attribute(t, line, "hint"); !strings.Contains(hint, "another") || strings.Contains(attribute(t, line, "error"), "hint") {
+		t.Errorf("no hint of its own: %s", line)
+	}
+	if health := attribute(t, p.logs("forwards the stop signal at once"), "health"); health != "not served" {
+		t.Errorf("health=%q, want that it is not served", health)
+	}
+	p.says("ready")
+	p.signal(unix.SIGTERM)
+	p.exits(3)
+}
+
 func TestBypassIsAPlainInit(t *testing.T) {
 	health, url := healthPort(t)
 	p := start(t, setup{env: []string{health, "DRAINIT_BYPASS=1", "GRACE_PERIOD=10m", "DRAIN_WINDOW=5m", "DRAIN_UNTIL=closed", "READY_CHECK=http://127.0.0.1:1/never"}},
