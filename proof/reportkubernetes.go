@@ -171,7 +171,9 @@ A pod's stop is from its deletion to the end of its container, as the API server
 ` + "`kubectl rollout restart` and `rollout status`" + `, or what the trial does in their place; a round lasts from it to the last pod's end. Times are medians, in brackets the fifth and the ninety-fifth percentile. "At most" is the upper end of a
 95 %% confidence interval for the losses of one round. A **keep-alive race** is a request that was sent on a connection which had
 served others before, and reset, and that was sent later than 100 ms before the moment in which drainit's log has the signal forwarded: it was on its
-way while the server died. Nothing outside the server can prevent it. Before the first rounds %s requests were lost.`
+way while the server died. Nothing outside the server can prevent it.
+A request that **timed out** was neither refused nor cut; on a node whose load average is far above its CPUs, as above, its server may
+just have had no CPU for it. Before the first rounds %s requests were lost.`
 
 func notEnded(errs []string) string {
 	if len(errs) == 0 {

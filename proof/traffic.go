@@ -132,6 +132,7 @@ type conn struct {
 	r    *bufio.Reader
 	kind string
 	used int // requests that it has served
+	sent time.Time
 	tell func(loss)
 }
 
@@ -268,10 +269,10 @@ func (c *clients) method() string {
 
 // exchange sends one request and reads its answer to the end.
 func (c *conn) exchange(method, path string, last bool, takes time.Duration, want string) failure {
-	began := time.Now()
+	c.sent = time.Now()
 	f, err := c.request(method, path, last, takes, want)
 	if f != good {
-		c.lost(f, began, err)
+		c.lost(f, c.sent, err)
 	}
 	c.used++
 	return f
@@ -291,6 +292,7 @@ func (c *conn) request(method, path string, last bool, takes time.Duration, want
 	if err := r.Write(c); err != nil {
 		return failed(err, reset), err
 	}
+	c.sent = time.Now() // on a busy machine that is later than it was due
 	answer, err := http.ReadResponse(c.r, r)
 	if err != nil {
 		return failed(err, reset), err
