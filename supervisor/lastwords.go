@@ -56,10 +56,10 @@ func (l *loop) record(now time.Time) record {
 
 // logEnd logs the summary of a stop or of an abnormal end. It is a warning if
 // drainit killed something, could not send the signal, or has seen no stop where
-// there may have been one.
+// there may have been one, and if the child crashed, in a stop as well.
 func (l *loop) logEnd(r *record) {
 	level := slog.LevelInfo
-	if r.cut() || r.stop.err != nil || !r.stop.begun() && (r.child.exit.Status.Signaled() || r.endedBySignal()) {
+	if r.cut() || r.stop.err != nil || r.crashed() || r.endedBySignal() {
 		level = slog.LevelWarn
 	}
 	switch {
@@ -72,6 +72,16 @@ func (l *loop) logEnd(r *record) {
 
 // cut reports whether drainit killed anything.
 func (r *record) cut() bool { return !r.stop.killed.IsZero() }
+
+// crashed reports whether the child was ended by a signal that is not the one
+// of the stop. A terminal may have sent that one before drainit.
+func (r *record) crashed() bool {
+	status := r.child.exit.Status
+	if !r.child.exited || !status.Signaled() {
+		return false
+	}
+	return !r.stop.begun() || status.Signal() != r.signal && status.Signal() != r.stop.received
+}
 
 // code returns the code to exit with, after EXIT_CODES.
 func (r *record) code() int {

@@ -741,6 +741,9 @@ func TestLevels(t *testing.T) {
 		{"an end with code 0", setup{}, []act{{s, exitedWith(0)}}, "", false},
 		{"an end with another code", setup{}, []act{{s, exitedWith(3)}}, "level=INFO msg=ended code=3", false},
 		{"a crash", setup{}, []act{{s, killedBy(unix.SIGSEGV)}}, "level=WARN msg=ended", true},
+		{"a crash while draining", setup{}, []act{readyAtOnce, {s, term}, {2 * s, killedBy(unix.SIGSEGV)}}, "level=WARN msg=stopped", true},
+		{"a crash after the signal", setup{child: process{stubborn: true}}, []act{termAtOnce, {8 * s, killedBy(unix.SIGKILL)}}, "level=WARN msg=stopped", true},
+		{"an end by the stop signal, from the terminal", setup{}, []act{readyAtOnce, {s, term}, {2 * s, killedBy(unix.SIGTERM)}}, "level=INFO msg=stopped", false},
 		{"a STOPSIGNAL that is not in STOP_ON", setup{child: process{on: unix.SIGQUIT}}, []act{readyAtOnce, {s, unix.SIGQUIT}}, "DRAINIT_STOP_ON", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
