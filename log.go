@@ -37,15 +37,24 @@ const (
 
 // fdWriter writes to a descriptor. An os.File of descriptor 1 or 2 has the Go
 // runtime end the program if the other end of the pipe is closed.
+//
+// The child shares it, and may have made it non-blocking, as node does with a
+// pipe. Write then waits as well: the reader of a full pipe may only be slow.
 type fdWriter int
 
 func (fd fdWriter) Write(p []byte) (n int, err error) {
-	for n < len(p) && (err == nil || errors.Is(err, unix.EINTR)) {
+	for n < len(p) {
 		var wrote int
 		wrote, err = unix.Write(int(fd), p[n:])
 		n += max(wrote, 0)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, -1)
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return n, err
+		}
 	}
-	return n, err
+	return n, nil
 }
 
 func newStderr(w io.Writer) *stderr {

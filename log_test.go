@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -247,5 +248,35 @@ func TestLogger(t *testing.T) {
 		if n := strings.Count(b.String(), "\n"); n != want {
 			t.Errorf("%s: %d lines of 4, want %d", level, n, want)
 		}
+	}
+}
+
+// TestNonBlockingStderr: a child that makes the stderr it shares non-blocking,
+// as node does with a pipe, costs no line that a reader takes in time.
+func TestNonBlockingStderr(t *testing.T) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	r := os.NewFile(uintptr(pipe[0]), "pipe")
+	defer r.Close()
+	var full int
+	for page := make([]byte, 4096); ; {
+		n, err := unix.Write(pipe[1], page)
+		if err != nil {
+			break
+		}
+		full += n
+	}
+	s := newStderr(fdWriter(pipe[1]))
+	io.WriteString(s, "last words\n")
+	s.Flush(10 * time.Millisecond) // nothing reads yet
+	if _, err := io.CopyN(io.Discard, r, int64(full)); err != nil {
+		t.Fatal(err)
+	}
+	s.Flush(30 * time.Second)
+	unix.Close(pipe[1])
+	if got, _ := io.ReadAll(r); string(got) != "last words\n" || s.Dropped() != 0 {
+		t.Errorf("got %q and %d dropped lines", got, s.Dropped())
 	}
 }
