@@ -244,19 +244,25 @@ func skip(args []string) int {
 	}
 	if s, err := status(); err != nil {
 		return printResult(1, "%v", err)
-	} else if s.Stop == nil || s.Stop.Forwarded != nil {
+	} else if s.Stop == nil || forwarded(s) {
 		return printResult(1, "nothing to skip: no stop is waiting, the container is %s", s.Phase)
 	}
-	s, err := sendControl(supervisor.SigSkip, func(s health.Status) bool {
-		return s.Stop != nil && s.Stop.Forwarded != nil
-	})
+	s, err := sendControl(supervisor.SigSkip, forwarded)
 	if errors.Is(err, unix.ECONNREFUSED) {
 		return printResult(0, "the signal was forwarded, and the child has ended")
 	}
 	if err != nil {
 		return printResult(1, "%v", err)
 	}
+	if s.Stop.Error != "" {
+		return printResult(1, "%s could not be sent: %s", s.Stop.Signal, s.Stop.Error)
+	}
 	return printResult(0, "%s forwarded", s.Stop.Signal)
+}
+
+// forwarded reports whether the stop signal was forwarded, or could not be.
+func forwarded(s health.Status) bool {
+	return s.Stop != nil && (s.Stop.Forwarded != nil || s.Stop.Error != "")
 }
 
 // prestop begins the stop, and returns when its signal may be forwarded: the

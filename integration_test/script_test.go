@@ -96,7 +96,7 @@ func TestAChildThatCantBeSignalled(t *testing.T) {
 	env, url := healthPort(t)
 	p := start(t, setup{
 		direct: true,
-		env:    []string{env, "GRACE_PERIOD=4s", "DRAIN_WINDOW=300ms", "STOP_RESERVE=1s", "READY_CHECK=started"},
+		env:    []string{env, "GRACE_PERIOD=9s", "DRAIN_WINDOW=6s", "STOP_RESERVE=1s", "READY_CHECK=started"},
 		shell: []string{setpriv, "--bounding-set", "-kill", drainit, "--",
 			setpriv, "--reuid", "65534", "--clear-groups", "/bin/sh", "-c", "echo ready; read line; sleep 1000"},
 	})
@@ -104,6 +104,13 @@ func TestAChildThatCantBeSignalled(t *testing.T) {
 	answers(t, url+"/readyz", 200)
 	p.signal(unix.SIGTERM)
 	p.logs("the child can't be signalled")
+	code, out := local(t, strings.TrimPrefix(url, "http://"), "skip")
+	if code != 1 || !strings.Contains(out, "SIGTERM could not be sent: operation not permitted") {
+		t.Errorf("skip: %d %q", code, out)
+	}
+	if code, out = local(t, strings.TrimPrefix(url, "http://"), "skip"); code != 1 || !strings.Contains(out, "nothing to skip") {
+		t.Errorf("skip again: %d %q", code, out)
+	}
 	p.exits(137)
 	line := p.logs(`drainit: stopped"`)
 	for _, want := range []string{"level=WARN", "could not be sent", "operation not permitted", "uid 65534", "CAP_KILL"} {
