@@ -19,9 +19,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// workerProgram builds the child that takes commands while it runs.
+// workerProgram builds the child that takes commands while it runs, unless it is
+// there.
 var workerProgram = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(filepath.Dir(testchild), "worker")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
 	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "./worker")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := c.CombinedOutput(); err != nil {

@@ -65,10 +65,15 @@ func testMain(m *testing.M) int {
 }
 
 // build builds both programs as the Makefile does: without -race, which the
-// tests themselves may have. TEST_DRAINIT names a drainit to use instead.
+// tests themselves may have. TEST_DRAINIT and TEST_CHILD name what to use
+// instead where there is no compiler, and the worker is beside the latter.
 func build(dir string) error {
-	testchild, drainit = filepath.Join(dir, "testchild"), os.Getenv("TEST_DRAINIT")
-	programs := map[string]string{testchild: "./testchild"}
+	testchild, drainit = os.Getenv("TEST_CHILD"), os.Getenv("TEST_DRAINIT")
+	programs := map[string]string{}
+	if testchild == "" {
+		testchild = filepath.Join(dir, "testchild")
+		programs[testchild] = "./testchild"
+	}
 	if drainit == "" {
 		drainit = filepath.Join(dir, "drainit")
 		programs[drainit] = ".."
