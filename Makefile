@@ -6,9 +6,9 @@
 #              that lose nothing, proof-mutants that the rig would notice,
 #              proof-kubernetes does it in the cluster that kubectl points at
 # make test    installs what the tests need (Debian, root) and runs all of them
-# make test-kernels test-arches
-#              the same on Debian's kernels in emulated machines, and on other
-#              architectures; test-elsewhere is a short form of both (minutes)
+# make test-kernels test-arches test-gvisor
+#              the same on Debian's kernels in emulated machines, on other
+#              architectures, in gVisor; test-elsewhere is a short form (minutes)
 # make bench   what it costs beside other inits, into docs/cost.md (minutes, root)
 # make soak    one long run, into docs: make soak FOR=2h
 # make lint    format, vet for all architectures, tidy, staticcheck, errorlint
@@ -40,7 +40,7 @@ BEFORE ?= 0e188c0
 RUN ?= .
 RUNS ?= 1
 
-.PHONY: bench soak test-kernels test-arches test-elsewhere drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release release-test clean
+.PHONY: bench soak test-kernels test-arches test-gvisor test-elsewhere drainit demo proof proof-quick proof-mutants proof-kubernetes clients test lint vulnerabilities fuzz release release-test clean
 
 drainit:
 	$(BUILD) -o $@ .
@@ -81,7 +81,7 @@ lint:
 vulnerabilities:
 	$(GO) run $(GOVULNCHECK) ./...
 
-test-kernels test-arches:
+test-kernels test-arches test-gvisor:
 	scripts/$@
 
 test-elsewhere:
