@@ -47,13 +47,14 @@ func command(ctx context.Context, args []string) error {
 	only := flags.String("only", "", "only the cells whose names match this regular `expression`")
 	binary := flags.String("drainit", "", "this `program` in place of the repository's")
 	limit := flags.Duration("limit", 24*time.Minute, "end after this time, whatever is left to do")
+	keep := flags.Bool("keep", false, "add to the raw results that are there")
 	restarts := flags.Int("restarts", 0, "of each cell, in place of the usual number")
 	out := flags.String("out", filepath.Join("..", "docs", "proof"), "the `folder` of pictures and raw results; the report is beside it")
 	httpAddr := flags.String("http", "", "`host:port` of HTTP, for load")
 	rpcAddr := flags.String("grpc", "", "`host:port` of gRPC, for load")
 	kinds := flags.String("kinds", strings.Join(web, ","), "what load sends")
 	flags.Parse(args[1:])
-	m := measurement{parallel: *parallel, drainit: *binary, limit: *limit, out: *out}
+	m := measurement{parallel: *parallel, drainit: *binary, limit: *limit, out: *out, keep: *keep}
 	switch args[0] {
 	case "run":
 		m.cells = matching(full.cells(), *only, *restarts)
@@ -84,6 +85,7 @@ type measurement struct {
 	drainit  string
 	limit    time.Duration
 	out      string
+	keep     bool
 }
 
 // matching returns the cells whose names match expr, with another number of
@@ -105,7 +107,7 @@ func matches(expr, name string) bool { return regexp.MustCompile(expr).MatchStri
 // run measures everything and writes the report.
 func (m measurement) run(ctx context.Context) error {
 	began := time.Now()
-	j, err := newJournal(filepath.Join(m.out, "results.jsonl"))
+	j, err := newJournal(filepath.Join(m.out, "results.jsonl"), m.keep)
 	if err != nil {
 		return err
 	}

@@ -272,11 +272,11 @@ func counts(m map[string]int) string {
 
 func balancerSection(t *text, rows []*row) {
 	if !slices.ContainsFunc(rows, func(w *row) bool {
-		return w.balancer != headline.String() && (w.server == plainGo.name || w.server == channels.name)
+		return w.balancer != headline.String() && (w.server == requests.name || w.server == channels.name)
 	}) {
 		return
 	}
-	t.say("\n## Every balancer\n\nThe Go server that dies on SIGTERM, without gRPC. **HAProxy, checks only** knows nothing but what its checks tell: " +
+	t.say("\n## Every balancer\n\nThe Go server that dies on SIGTERM, with neither gRPC nor WebSockets, which `closed` is for. **HAProxy, checks only** knows nothing but what its checks tell: " +
 		"there a sleep before the signal is for nothing, since the server goes on saying that it is well. **nginx** keeps a pool of 32 connections, and its configuration is " +
 		"written again and reloaded. **follows after** gives each connection to the next replica, as kube-proxy does, and takes a replica out so long after its stop began; " +
 		"kept connections stay with their replica. gRPC clients balance themselves, and are told so long after.")
@@ -301,9 +301,8 @@ func balancerSection(t *text, rows []*row) {
 		t.row(cells...)
 	}
 	for _, p := range balancers {
-		line(plainGo.name, p)
+		line(requests.name, p)
 	}
-	line(channels.name, headline)
 	line(channels.name, plan{"follow", headline.delay})
 }
 
@@ -326,8 +325,11 @@ func initSection(t *text, rows []*row) {
 }
 
 func environmentSection(t *text, r *results) {
-	e := r.env
-	t.say("\n## Where\n\n%s at commit %s, `%s`, %s, %d CPUs of %s, %s, %d cells at a time.\n", e.Date, e.Commit, e.Command, e.Took, e.CPUs, e.Model, e.Kernel, e.Parallel)
+	var e environment
+	t.say("\n## Where\n")
+	for _, e = range r.envs {
+		t.say("%s at commit %s, `%s`, %s, %d CPUs of %s, %s, %d cells at a time.\n", e.Date, e.Commit, e.Command, e.Took, e.CPUs, e.Model, e.Kernel, e.Parallel)
+	}
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(e.Versions)) {
 		parts = append(parts, k+" "+e.Versions[k])

@@ -38,7 +38,7 @@ type line struct {
 
 // results are all that a run has measured.
 type results struct {
-	env      environment
+	envs     []environment // one for each run
 	restarts []record
 	strips   []strip
 	errors   []string
@@ -50,11 +50,16 @@ type journal struct {
 	f  *os.File
 }
 
-func newJournal(path string) (*journal, error) {
+// newJournal opens the raw results, and begins them anew unless keep is set.
+func newJournal(path string, keep bool) (*journal, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.Create(path)
+	how := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	if keep {
+		how = os.O_WRONLY | os.O_CREATE | os.O_APPEND
+	}
+	f, err := os.OpenFile(path, how, 0o644)
 	return &journal{f: f}, err
 }
 
@@ -84,7 +89,7 @@ func readResults(path string) (*results, error) {
 		}
 		switch {
 		case l.Environment != nil:
-			r.env = *l.Environment
+			r.envs = append(r.envs, *l.Environment)
 		case l.Restart != nil:
 			r.restarts = append(r.restarts, *l.Restart)
 		case l.Strip != nil:

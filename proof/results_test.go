@@ -91,7 +91,7 @@ func TestMutantsFollowTheSource(t *testing.T) {
 
 func TestReportFromResults(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "proof")
-	j, err := newJournal(filepath.Join(dir, "results.jsonl"))
+	j, err := newJournal(filepath.Join(dir, "results.jsonl"), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func (e effort) cells() (all []cell) {
 	}
 	for _, p := range slices.Backward(balancers) {
 		for _, w := range []string{"drainit idle", "drainit quiet", "sleep 15", "sleep 5", "tini"} {
-			all = append(all, e.cell(plainGo, wayNamed(w), p))
+			all = append(all, e.cell(requests, wayNamed(w), p))
 		}
 	}
 	return all

@@ -110,9 +110,10 @@ var servers = []server{
 		loses("The job that it was at: only the worker itself can finish that; there is nothing outside of it to wait for."),
 }
 
-// plainGo and channels are the first without gRPC and with nothing else, for
-// the table of balancers.
+// plainGo is the first without gRPC. For the table of balancers, requests has no
+// WebSockets either, and channels has nothing but gRPC.
 var (
+	requests = httpServer("Go, requests", "idle", "/server").describe(dies)
 	plainGo  = httpServer("Go, HTTP", "idle", "/server").describe(dies).asked(with(web, "socket"))
 	channels = httpServer("Go, gRPC clients", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).describe(dies).asked([]string{"unary", "rpcs"})
 )
