@@ -268,7 +268,7 @@ func dots(r *results, t theme) string {
 	}
 	p.label(width-right, bottom+34, "end", t.faint, small, "median time from the begin of a stop to its end")
 	slices.SortStableFunc(all, func(a, b *dot) int { return int(math.Copysign(1, a.x-b.x)) })
-	var taken [][4]float64
+	taken := [][4]float64{{0, bottom - 1, width, bottom + 20}} // the axis
 	for _, d := range all {
 		taken = append(taken, [4]float64{d.x - 6, d.y - 6, d.x + 6, d.y + 6})
 	}
