@@ -340,7 +340,9 @@ func environmentSection(t *text, r *results) {
 	if len(r.errors) > 0 {
 		t.say("\nCells that did not run to their end:\n")
 		for _, e := range r.errors {
-			t.say("- %s", strings.ReplaceAll(strings.TrimSpace(e), "\n", " "))
+			what, _, _ := strings.Cut(e, "\n")
+			what, _, _ = strings.Cut(what, " level=") // the server's log is in the raw results
+			t.say("- %.160s", what)
 		}
 	}
 }
