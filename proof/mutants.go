@@ -21,13 +21,14 @@ type mutant struct {
 
 var mutants = []mutant{
 	{"forwards at once", "supervisor/stop.go", "\tl.transition(stopAsked)\n", "\tl.transition(stopAsked)\n\tl.forward(\"mutant\")\n", headline, "idle"},
-	{"ready while it drains", "supervisor/readiness.go", "a.Ready = l.stop.stillReady", "a.Ready = true", plan{name: "haproxy-checks"}, "window"},
+	{"ready while it drains", "supervisor/readiness.go", "a.Ready = l.stop.stillReady", "a.Ready = true", plan{name: "haproxy-checks"}, "idle"},
 	{"drops one signal", "supervisor/signals.go", "\tagain := l.stop.received != 0\n", "\tagain := l.stop.received != 0\n\tif l.count(sig).Seen == 1 {\n\t\treturn\n\t}\n", plan{name: "haproxy-checks"}, "idle"},
 	{"idle that never waits", "sockets/verdict.go", "v.Met = quiet && w.judge.idle(now)", "v.Met = true", headline, "idle"},
 }
 
 // mutants shows that the rig counts: each broken drainit has to lose something,
-// and in the same places the one in the repository nothing.
+// and in the same places the one in the repository nothing. There are no WebSockets,
+// which idle does not wait for.
 func (m measurement) mutants(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "drainit-mutants-")
 	if err != nil {
@@ -103,7 +104,7 @@ func (x mutant) measure(ctx context.Context, drainit string) (*row, error) {
 		return nil, err
 	}
 	defer clean()
-	c := cell{server: plainGo, way: wayNamed("drainit " + x.until), plan: x.plan, restarts: 2, limit: 3 * time.Minute}
+	c := cell{server: requests, way: wayNamed("drainit " + x.until), plan: x.plan, restarts: 2, limit: 3 * time.Minute}
 	r := runAll(ctx, e, []cell{c}, 1, nil)
 	if len(r.errors) > 0 {
 		return nil, errors.New(r.errors[0])
