@@ -44,7 +44,7 @@ func command(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
 	parallel := flags.Int("parallel", 5*runtime.NumCPU(), "how many servers are tried at the same time")
-	only := flags.String("only", "", "only the cells whose names match this regular `expression`")
+	only := flags.String("only", "", "only the cells or mutants whose names match this regular `expression`")
 	binary := flags.String("drainit", "", "this `program` in place of the repository's")
 	limit := flags.Duration("limit", 24*time.Minute, "end after this time, whatever is left to do")
 	keep := flags.Bool("keep", false, "add to the raw results that are there")
@@ -63,7 +63,7 @@ func command(ctx context.Context, args []string) error {
 		m.cells = matching(quick(), *only, *restarts)
 		return m.quick(ctx)
 	case "mutants":
-		return m.mutants(ctx)
+		return m.mutants(ctx, *only)
 	case "kubernetes":
 		return m.kubernetes(ctx, os.Getenv("PROOF_LOAD"), *only, cmp.Or(*restarts, 3))
 	case "load":

@@ -23,13 +23,13 @@ var mutants = []mutant{
 	{"forwards at once", "supervisor/stop.go", "\tl.transition(stopAsked)\n", "\tl.transition(stopAsked)\n\tl.forward(\"mutant\")\n", headline, "idle"},
 	{"ready while it drains", "supervisor/readiness.go", "a.Ready = l.stop.stillReady", "a.Ready = true", plan{name: "haproxy-checks"}, "idle"},
 	{"drops one signal", "supervisor/signals.go", "\tagain := l.stop.received != 0\n", "\tagain := l.stop.received != 0\n\tif l.count(sig).Seen == 1 {\n\t\treturn\n\t}\n", plan{name: "haproxy-checks"}, "idle"},
-	{"idle that never waits", "sockets/verdict.go", "v.Met = quiet && w.judge.idle(now)", "v.Met = true", headline, "idle"},
+	{"idle that never waits", "sockets/verdict.go", "v.Met = quiet && w.judge.idle(now)", "v.Met = true", plan{"follow", 8 * time.Second}, "idle"},
 }
 
 // mutants shows that the rig counts: each broken drainit has to lose something,
 // and in the same places the one in the repository nothing. There are no WebSockets,
 // which idle does not wait for.
-func (m measurement) mutants(ctx context.Context) error {
+func (m measurement) mutants(ctx context.Context, only string) error {
 	dir, err := os.MkdirTemp("", "drainit-mutants-")
 	if err != nil {
 		return err
@@ -37,6 +37,9 @@ func (m measurement) mutants(ctx context.Context) error {
 	defer os.RemoveAll(dir)
 	var undetected []string
 	for _, x := range mutants {
+		if !matches(only, x.name) {
+			continue
+		}
 		binary := filepath.Join(dir, "drainit")
 		if err := x.build(ctx, dir, binary); err != nil {
 			return fmt.Errorf("%s: %w", x.name, err)
