@@ -50,17 +50,22 @@ type journal struct {
 	f  *os.File
 }
 
-// newJournal opens the raw results, and begins them anew unless keep is set.
 func newJournal(path string, keep bool) (*journal, error) {
+	f, err := openResults(path, keep)
+	return &journal{f: f}, err
+}
+
+// openResults opens raw results for writing, and begins them anew unless keep is
+// set.
+func openResults(path string, keep bool) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	how := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	how := os.O_TRUNC
 	if keep {
-		how = os.O_WRONLY | os.O_CREATE | os.O_APPEND
+		how = os.O_APPEND
 	}
-	f, err := os.OpenFile(path, how, 0o644)
-	return &journal{f: f}, err
+	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|how, 0o644)
 }
 
 func (j *journal) write(l line) {

@@ -392,14 +392,7 @@ const clusterResults = "results-kubernetes.jsonl"
 // writeClusterResults writes a run's environment and what came of it, after
 // those of earlier runs where this one was of some trials only.
 func writeClusterResults(dir string, some bool, env environment, lines []clusterLine) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	how := os.O_CREATE | os.O_WRONLY | os.O_TRUNC
-	if some {
-		how = os.O_CREATE | os.O_WRONLY | os.O_APPEND
-	}
-	f, err := os.OpenFile(filepath.Join(dir, clusterResults), how, 0o644)
+	f, err := openResults(filepath.Join(dir, clusterResults), some)
 	if err != nil {
 		return err
 	}
