@@ -60,15 +60,16 @@ func parseRequest(head []byte) (q request, rejected response) {
 	case string(version) != "HTTP/1.1" && string(version) != "HTTP/1.0":
 		return q, text(505, "only HTTP/1.0 and HTTP/1.1 are supported")
 	}
-	q.method, q.path = oneOf(methods, method), path
+	q.method, _ = oneOf(methods, method)
+	q.path = path
 	rejected = q.parseFields(fields)
 	return q, rejected
 }
 
 // parseTarget returns the path that a target asks for.
 func parseTarget(target []byte) (path string, err error) {
-	path = oneOf(paths, target)
-	if slices.Contains(paths, path) {
+	path, known := oneOf(paths, target)
+	if known {
 		return path, nil
 	}
 	u, err := url.ParseRequestURI(path)
@@ -81,14 +82,14 @@ func parseTarget(target []byte) (path string, err error) {
 	return u.Path, nil
 }
 
-// oneOf returns b as a string: the one of known that is equal, or a new one.
-func oneOf(known []string, b []byte) string {
-	for _, s := range known {
+// oneOf returns b as a string: the one of all that is equal, or a new one.
+func oneOf(all []string, b []byte) (s string, known bool) {
+	for _, s := range all {
 		if s == string(b) {
-			return s
+			return s, true
 		}
 	}
-	return string(b)
+	return string(b), false
 }
 
 // parseFields parses the header lines of a head. Its result is as that of
@@ -129,7 +130,7 @@ func cutLine(b []byte) (line, rest []byte) {
 	return bytes.TrimSuffix(line, []byte("\r")), rest
 }
 
-// isToken reports whether s is a token (RFC 9110, 5.6.2): a method or the name
+// isToken reports whether b is a token (RFC 9110, 5.6.2): a method or the name
 // of a field.
 func isToken(b []byte) bool {
 	return len(b) > 0 && !slices.ContainsFunc(b, func(c byte) bool { return !isTokenByte(c) })
