@@ -65,9 +65,11 @@ type configError struct {
 	problem
 }
 
-func (e *configError) Error() string {
-	u := userError{fmt.Sprintf("%s=%q: %s", e.name, e.value, e.msg), e.hint}
-	return u.Error()
+func (e *configError) Error() string { return e.user().Error() }
+
+// user returns e as it is shown.
+func (e *configError) user() *userError {
+	return &userError{fmt.Sprintf("%s=%q: %s", e.name, e.value, e.msg), e.hint}
 }
 
 // load reads and checks the environment. Its error joins every problem there
@@ -130,8 +132,8 @@ func (c *Config) variables() []variable {
 // envconfig does for unset ones alone.
 func (c *Config) fillEmpty() {
 	for _, v := range c.variables() {
-		if v.text() == "" && v.def != "" {
-			v.field.(envconfig.Decoder).Decode(v.def)
+		if v.text() == "" {
+			v.useDefault()
 		}
 	}
 }
@@ -146,9 +148,14 @@ func (c *Config) useDefaults() {
 			continue
 		}
 		reflect.ValueOf(c).Elem().Field(i).SetZero()
-		if v.def != "" {
-			v.field.(envconfig.Decoder).Decode(v.def)
-		}
+		v.useDefault()
+	}
+}
+
+// useDefault sets v to its default, if it has one.
+func (v variable) useDefault() {
+	if v.def != "" {
+		v.field.(envconfig.Decoder).Decode(v.def)
 	}
 }
 

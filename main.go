@@ -18,6 +18,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -265,8 +266,12 @@ func (r *runner) warnBypassed(msg string, err error) {
 		all = joined.Unwrap()
 	}
 	for _, err := range all {
-		what, hint, _ := strings.Cut(err.Error(), "\nhint: ")
-		r.log.Warn(msg, "error", what, "hint", hint)
+		attrs := []any{"error", err}
+		if e, ok := errors.AsType[*configError](err); ok {
+			u := e.user()
+			attrs = []any{"error", u.msg, "hint", u.hint}
+		}
+		r.log.Warn(msg, attrs...)
 	}
 }
 
