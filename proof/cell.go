@@ -40,25 +40,30 @@ func (c cell) name() string { return fmt.Sprintf("%s, %s, %s", c.server.name, c.
 
 // record is one restart: a line of the raw results.
 type record struct {
-	Server   string                     `json:"server"`
-	Way      string                     `json:"way"`
-	Until    string                     `json:"until,omitempty"`
-	Balancer string                     `json:"balancer"`
-	Restart  int                        `json:"restart"`
-	Stop     float64                    `json:"stop_s"`
-	Start    float64                    `json:"start_s"`
-	Code     int                        `json:"code"`
-	Killed   bool                       `json:"killed,omitempty"` // by SIGKILL, after grace
-	Why      string                     `json:"why,omitempty"`    // drainit's word for the forwarding
-	Forward  float64                    `json:"forwarded_s,omitempty"`
-	InitRSS  int                        `json:"init_rss_kb,omitempty"`
-	InitCPU  float64                    `json:"init_cpu_ms,omitempty"`
-	Zombies  int                        `json:"zombies"`
-	Sent     map[string]int             `json:"sent"`
-	Failed   map[string]map[failure]int `json:"failed,omitempty"`
+	Server   string  `json:"server"`
+	Way      string  `json:"way"`
+	Until    string  `json:"until,omitempty"`
+	Balancer string  `json:"balancer"`
+	Restart  int     `json:"restart"`
+	Stop     float64 `json:"stop_s"`
+	Start    float64 `json:"start_s"`
+	Code     int     `json:"code"`
+	Killed   bool    `json:"killed,omitempty"` // by SIGKILL, after grace
+	Why      string  `json:"why,omitempty"`    // drainit's word for the forwarding
+	Forward  float64 `json:"forwarded_s,omitempty"`
+	InitRSS  int     `json:"init_rss_kb,omitempty"`
+	InitCPU  float64 `json:"init_cpu_ms,omitempty"`
+	Zombies  int     `json:"zombies"`
+	traffic
 }
 
-func (r record) lost() (n int) {
+// traffic is the requests that ended, by their kind.
+type traffic struct {
+	Sent   map[string]int             `json:"sent"`
+	Failed map[string]map[failure]int `json:"failed,omitempty"`
+}
+
+func (r traffic) lost() (n int) {
 	for _, f := range r.Failed {
 		for _, k := range f {
 			n += k
@@ -67,7 +72,7 @@ func (r record) lost() (n int) {
 	return n
 }
 
-func (r record) sent() (n int) {
+func (r traffic) sent() (n int) {
 	for _, k := range r.Sent {
 		n += k
 	}
@@ -105,7 +110,7 @@ func (t *tally) ended(kind string, f failure) {
 	r.count(kind, f)
 }
 
-func (r *record) count(kind string, f failure) {
+func (r *traffic) count(kind string, f failure) {
 	if r.Sent == nil {
 		r.Sent = make(map[string]int)
 	}
@@ -418,7 +423,7 @@ func (s *site) newRecord(i int, u usage) time.Time {
 	now := time.Now()
 	s.tally.mu.Lock()
 	defer s.tally.mu.Unlock()
-	r := record{Server: s.server.name, Way: s.way.name, Until: s.way.until, Balancer: s.plan.String(), Restart: i, Zombies: u.Zombies, Sent: make(map[string]int)}
+	r := record{Server: s.server.name, Way: s.way.name, Until: s.way.until, Balancer: s.plan.String(), Restart: i, Zombies: u.Zombies, traffic: traffic{Sent: make(map[string]int)}}
 	if s.way.init != nil {
 		r.InitRSS, r.InitCPU = u.RSS, float64(u.CPU.Microseconds())/1000
 	}

@@ -283,16 +283,15 @@ type trial struct {
 
 // clusterRecord is a round of a trial: a line of the raw results.
 type clusterRecord struct {
-	Trial  string                     `json:"trial"`
-	Server string                     `json:"server"`
-	Way    string                     `json:"way"`
-	Round  int                        `json:"round"` // -1 for what came before the first
-	Stops  []stop                     `json:"stops"`
-	Acted  float64                    `json:"rollout_s"` // the command itself
-	Took   float64                    `json:"round_s"`   // until all was over
-	Sent   map[string]int             `json:"sent"`
-	Failed map[string]map[failure]int `json:"failed,omitempty"`
-	Losses []loss                     `json:"losses,omitempty"` // of HTTP's
+	Trial  string  `json:"trial"`
+	Server string  `json:"server"`
+	Way    string  `json:"way"`
+	Round  int     `json:"round"` // -1 for what came before the first
+	Stops  []stop  `json:"stops"`
+	Acted  float64 `json:"rollout_s"` // the command itself
+	Took   float64 `json:"round_s"`   // until all was over
+	traffic
+	Losses []loss `json:"losses,omitempty"` // of HTTP's
 }
 
 // rounds gives what ends to the round during which it ends.
@@ -315,9 +314,7 @@ func (r *rounds) add(o outcome) {
 		last.Losses = append(last.Losses, *o.Loss)
 		return
 	}
-	x := record{Sent: last.Sent, Failed: last.Failed}
-	x.count(o.Kind, o.Failure)
-	last.Sent, last.Failed = x.Sent, x.Failed
+	last.count(o.Kind, o.Failure)
 }
 
 // warm reports whether requests were answered before the first round. A rig
@@ -325,7 +322,7 @@ func (r *rounds) add(o outcome) {
 func (r *rounds) warm() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	x := record{Sent: r.all[0].Sent, Failed: r.all[0].Failed}
+	x := r.all[0]
 	if x.sent() == 0 || x.lost() > x.sent()/10 {
 		return fmt.Errorf("before the first round %d of %d requests were lost: do pods reach Services, and `kubectl logs` pods?", x.lost(), x.sent())
 	}

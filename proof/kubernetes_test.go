@@ -118,7 +118,7 @@ func TestClusterReport(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "proof")
 	x := trials(1)[0]
 	round := func(i, lost int) clusterLine {
-		r := &clusterRecord{Trial: x.name, Server: x.server, Way: x.way, Round: i, Took: 9, Stops: []stop{{Took: 2, Code: 143}}, Sent: map[string]int{"fresh": 100}}
+		r := &clusterRecord{Trial: x.name, Server: x.server, Way: x.way, Round: i, Took: 9, Stops: []stop{{Took: 2, Code: 143}}, traffic: traffic{Sent: map[string]int{"fresh": 100}}}
 		if lost > 0 {
 			r.Failed = map[string]map[failure]int{"fresh": {refused: lost}}
 		}

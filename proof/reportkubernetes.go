@@ -87,8 +87,7 @@ func writeClusterReport(dir string) error {
 				rows = addRound(rows, x)
 				continue
 			}
-			b := record{Sent: x.Sent, Failed: x.Failed}
-			sent, lost = sent+b.sent(), lost+b.lost()
+			sent, lost = sent+x.sent(), lost+x.lost()
 		}
 	}
 	page := clusterReport(rows, runs, filepath.Base(dir), fmt.Sprintf("%d of %d", lost, sent))

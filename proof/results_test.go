@@ -11,7 +11,7 @@ import (
 func rowOf(restarts, lostEach int) *row {
 	r := &results{}
 	for i := range restarts {
-		x := record{Server: "s", Way: "w", Balancer: "b", Restart: i, Stop: float64(i + 1), Sent: map[string]int{"fresh": 10}}
+		x := record{Server: "s", Way: "w", Balancer: "b", Restart: i, Stop: float64(i + 1), traffic: traffic{Sent: map[string]int{"fresh": 10}}}
 		if lostEach > 0 {
 			x.Failed = map[string]map[failure]int{"fresh": {reset: lostEach}}
 		}
@@ -46,8 +46,8 @@ func TestQuantile(t *testing.T) {
 
 func TestVerdict(t *testing.T) {
 	lossless := func(until string, lost int, killed bool) error {
-		r := &results{restarts: []record{{Server: "s", Way: "w", Until: until, Stop: 1, Killed: killed, Sent: map[string]int{"fresh": 9},
-			Failed: map[string]map[failure]int{"fresh": {cut: lost}}}}}
+		r := &results{restarts: []record{{Server: "s", Way: "w", Until: until, Stop: 1, Killed: killed, traffic: traffic{Sent: map[string]int{"fresh": 9},
+			Failed: map[string]map[failure]int{"fresh": {cut: lost}}}}}}
 		return verdict(r)
 	}
 	for _, c := range []struct {
@@ -97,9 +97,9 @@ func TestReportFromResults(t *testing.T) {
 	}
 	s := servers[0]
 	for i := range replicas {
-		j.write(line{Restart: &record{Server: s.name, Way: "drainit idle", Until: "idle", Balancer: headline.String(), Restart: i, Stop: 7, Sent: map[string]int{"fresh": 100}}})
-		j.write(line{Restart: &record{Server: s.name, Way: "tini", Balancer: headline.String(), Restart: i, Stop: 1, Sent: map[string]int{"fresh": 50},
-			Failed: map[string]map[failure]int{"fresh": {bad: 4}}}})
+		j.write(line{Restart: &record{Server: s.name, Way: "drainit idle", Until: "idle", Balancer: headline.String(), Restart: i, Stop: 7, traffic: traffic{Sent: map[string]int{"fresh": 100}}}})
+		j.write(line{Restart: &record{Server: s.name, Way: "tini", Balancer: headline.String(), Restart: i, Stop: 1, traffic: traffic{Sent: map[string]int{"fresh": 50},
+			Failed: map[string]map[failure]int{"fresh": {bad: 4}}}}})
 	}
 	j.write(line{Strip: &strip{Server: s.name, Way: "tini", Balancer: headline.String(), Good: []int{1, 2}, Failed: []int{0, 3}, Stops: []float64{0.1}, Backs: []float64{0.2}}})
 	j.write(line{Environment: &environment{Kernel: "Linux"}})

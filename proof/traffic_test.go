@@ -157,7 +157,7 @@ func TestLoadIsOpenLoop(t *testing.T) {
 
 func Example_jobs() {
 	s := &site{}
-	s.tally.records = []record{{Sent: make(map[string]int)}}
+	s.tally.records = []record{{traffic: traffic{Sent: make(map[string]int)}}}
 	s.countJobs("end 1\nbegin 2\nend 2\nbegin 3\n")
 	r := s.tally.records[0]
 	fmt.Println(r.sent(), r.lost())

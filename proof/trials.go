@@ -311,7 +311,7 @@ func progressTrial(t trial, records []clusterRecord, err error) {
 		if r.Took > 0 {
 			rounds++
 		}
-		lost, sent = lost+record{Failed: r.Failed}.lost(), sent+record{Sent: r.Sent}.sent()
+		lost, sent = lost+r.lost(), sent+r.sent()
 		for _, s := range r.Stops {
 			stops = append(stops, s.Took)
 		}
