@@ -48,13 +48,20 @@ type owner struct {
 type ownership uint8
 
 const (
-	theirs ownership = iota + 1
+	hidden ownership = iota + 1 // its holder may be a process that can't be read
+	theirs
 	ours
 )
 
-// rescan is how often the holders of listeners are looked up again: they may
-// change while the child starts, and a look-up reads all of /proc.
-const rescan = time.Second
+// A look-up of the holders of listeners reads all of /proc.
+const (
+	// rescan is how often they are looked up again: listeners may be handed on
+	// while the child starts.
+	rescan = time.Second
+	// rescanNew is how often they are if there is a listener that has not been
+	// looked up: readiness may be waiting for it.
+	rescanNew = 50 * time.Millisecond
+)
 
 // split returns the child's listeners, and whether there are foreign ones. It
 // reuses all. self returns the id of drainit's own cgroup; it is nil if the
@@ -83,7 +90,7 @@ func (o *owner) split(all []listener, self func() uint64) (mine []listener, fore
 // held returns the listeners that descendants of drainit hold.
 func (o *owner) held(all []listener) []listener {
 	missing := func(l listener) bool { return o.inodes[l.inode] != ours }
-	if slices.ContainsFunc(all, missing) && time.Since(o.scanned) >= rescan {
+	if o.due(all, missing) {
 		inodes, complete := descendantSockets(os.Getpid())
 		o.scanned, o.unsure = time.Now(), !complete // a neighbour's may be among those kept
 		o.inodes = map[uint32]ownership{}
@@ -94,6 +101,8 @@ func (o *owner) held(all []listener) []listener {
 				o.inodes[l.inode] = ours
 			case complete:
 				o.inodes[l.inode] = theirs
+			default:
+				o.inodes[l.inode] = hidden
 			}
 		}
 	}
@@ -103,6 +112,14 @@ func (o *owner) held(all []listener) []listener {
 		return all
 	}
 	return slices.DeleteFunc(all, missing)
+}
+
+// due reports whether the holders of listeners are to be looked up.
+func (o *owner) due(all []listener, missing func(listener) bool) bool {
+	passed := time.Since(o.scanned)
+	isNew := func(l listener) bool { return o.inodes[l.inode] == 0 }
+	return passed >= rescan && slices.ContainsFunc(all, missing) ||
+		passed >= rescanNew && slices.ContainsFunc(all, isNew)
 }
 
 // descendantSockets returns the inodes of all sockets that descendants of a

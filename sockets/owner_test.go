@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -70,6 +71,40 @@ func TestADescendantsListenerIsFoundWithoutCgroups(t *testing.T) {
 	})
 	if err != nil || !found {
 		t.Errorf("the listener of a descendant was not found: %v", err)
+	}
+}
+
+// TestANewListenerIsLookedUpSoon: where sockets have no ids, a neighbour's
+// listener must not make the child's count late.
+func TestANewListenerIsLookedUpSoon(t *testing.T) {
+	const neighbours, childs = 15001, 80
+	l := func(inode uint32) listener { return listener{inode: inode} }
+	before := []listener{l(neighbours)}
+	after := []listener{l(neighbours), l(childs)}
+	for _, tt := range []struct {
+		name    string
+		scanned time.Duration // ago
+		known   map[uint32]ownership
+		all     []listener
+		want    bool
+	}{
+		{"nothing was looked up", time.Hour, nil, before, true},
+		{"a neighbour's, looked up just now", rescanNew, map[uint32]ownership{neighbours: theirs}, before, false},
+		{"a neighbour's may have been handed on", rescan, map[uint32]ownership{neighbours: theirs}, before, true},
+		{"one more", rescanNew, map[uint32]ownership{neighbours: theirs}, after, true},
+		{"one more, at once", 0, map[uint32]ownership{neighbours: theirs}, after, false},
+		{"one with a hidden holder", rescanNew, map[uint32]ownership{neighbours: hidden}, before, false},
+		{"the child's alone", time.Hour, map[uint32]ownership{childs: ours}, []listener{l(childs)}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := owner{inodes: tt.known, scanned: time.Now().Add(-tt.scanned)}
+				missing := func(l listener) bool { return o.inodes[l.inode] != ours }
+				if got := o.due(tt.all, missing); got != tt.want {
+					t.Errorf("due: %v", got)
+				}
+			})
+		})
 	}
 }
 
