@@ -69,7 +69,17 @@ func (e *configError) Error() string { return e.user().Error() }
 
 // user returns e as it is shown.
 func (e *configError) user() *userError {
-	return &userError{fmt.Sprintf("%s=%q: %s", e.name, e.value, e.msg), e.hint}
+	return &userError{fmt.Sprintf("%s=%q: %s", e.name, withoutPassword(e.value), e.msg), e.hint}
+}
+
+// withoutPassword returns a variable's value as errors show it, without the user
+// and password of a URL: logs go to many readers.
+func withoutPassword(value string) string {
+	scheme, rest, isURL := strings.Cut(value, "://")
+	if at := strings.LastIndex(rest, "@"); isURL && at >= 0 {
+		return scheme + "://..." + rest[at:]
+	}
+	return value
 }
 
 // load reads and checks the environment. Its error joins every problem there

@@ -53,7 +53,7 @@ func unprefixed() (hints []string) {
 			continue
 		}
 		hints = append(hints, fmt.Sprintf("%s=%q has no effect on drainit, which reads %s",
-			name, os.Getenv(name), v.name))
+			name, withoutPassword(os.Getenv(name)), v.name))
 	}
 	return hints
 }
