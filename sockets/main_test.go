@@ -13,8 +13,9 @@ import (
 )
 
 // runIsolated runs the tests. The kernel counts arrivals for a whole network
-// namespace, so they run in one of their own, where nobody else's connections
-// come in between. Where the kernel refuses one they run in the machine's.
+// namespace, so they run in one of their own, where no other program's
+// connections come in between. Where the kernel refuses one they run in the
+// machine's.
 func runIsolated(m *testing.M) int {
 	const inside = "SOCKETS_TEST_NETNS"
 	if os.Getenv(inside) != "" {
@@ -22,9 +23,12 @@ func runIsolated(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, "can't bring the loopback up:", err)
 			return 1
 		}
-		// Tests wait for the kernel's clock and for each other, not for a CPU.
+		// Tests wait for the kernel's clock and for each other, not for a CPU;
+		// fuzzing has a worker for each, which waits for nothing else.
 		flag.Parse()
-		flag.Set("test.parallel", "32")
+		if flag.Lookup("test.fuzz").Value.String() == "" {
+			flag.Set("test.parallel", "32")
+		}
 		return m.Run()
 	}
 	cmd := exec.Command(os.Args[0], os.Args[1:]...)
