@@ -272,8 +272,12 @@ func TestEveryVariableRefusesWhatItCannotUse(t *testing.T) {
 				t.Errorf("%s=%q is taken: %d, %s", name, v, c.ProcessState.ExitCode(), out.Bytes())
 				continue
 			}
+			shown := v
+			if name == "READY_CHECK" {
+				shown = strings.Replace(v, "u:p@", "...@", 1) // a password
+			}
 			// A sum that does not fit is reported for the budget, and names the others.
-			if len(lines) < 2 || !strings.Contains(lines[0], fmt.Sprintf("DRAINIT_%s=%q: ", name, v)) && !strings.Contains(lines[0], name+" ") || !strings.HasPrefix(lines[1], "drainit: hint: ") {
+			if len(lines) < 2 || !strings.Contains(lines[0], fmt.Sprintf("DRAINIT_%s=%q: ", name, shown)) && !strings.Contains(lines[0], name+" ") || !strings.HasPrefix(lines[1], "drainit: hint: ") {
 				t.Errorf("%s=%q: want the variable, the value and the fix:\n%s", name, v, stderr.Bytes())
 			}
 		}
