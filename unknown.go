@@ -9,10 +9,10 @@ import (
 	"sync"
 )
 
-// injected matches the variables Kubernetes sets for Services whose names begin
-// with drainit, which are no mistake. Theirs is a URL in …_PORT; a number there
-// was meant for DRAINIT_PORTS or DRAINIT_HEALTH_ADDR. Compiled when needed: few
-// containers have any.
+// injected matches the variables that Kubernetes sets for Services whose names
+// begin with drainit. DRAINIT_PORT is one of them if it is a URL; a number there
+// was meant for DRAINIT_PORTS or DRAINIT_HEALTH_ADDR. The expression is compiled
+// when it is needed, which is rare.
 var injected = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^DRAINIT_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|` +
 		`PORT=[a-z]+://|PORT_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?=)`)
@@ -58,9 +58,10 @@ func unprefixed() (hints []string) {
 	return hints
 }
 
-// nearest returns the known name that name was most likely meant to be: one it
-// is the beginning or the end of, or the one fewest letters away; none if most
-// letters differ, or there are hardly any.
+// nearest returns the known name that name was most likely meant to be: one that
+// it is the beginning or the end of, or else the one fewest letters away. It
+// returns none if more than a third of the letters differ, if there are hardly
+// any, and if several names come equally close.
 func nearest(known []string, name string) string {
 	name = strings.ToUpper(name)
 	word := strings.TrimPrefix(name, prefix)

@@ -165,14 +165,14 @@ func (r *rules) claimOf(c *connState, s *socket, now time.Duration) claim {
 		return suspect("multiplexed connection", max(c.lastReal, c.doubt)+multiplexedFor)
 
 	case c.busy:
-		return r.inFlight(c, s, now, certain, suspect)
+		return r.awaitingAnswer(c, s, now, certain, suspect)
 	}
 	return r.answered(c, s, now, suspect)
 }
 
-// inFlight applies the rules to a connection whose last bytes came from the
+// awaitingAnswer applies the rules to a connection whose last bytes came from the
 // client.
-func (r *rules) inFlight(c *connState, s *socket, now time.Duration, certain func(string) claim,
+func (r *rules) awaitingAnswer(c *connState, s *socket, now time.Duration, certain func(string) claim,
 	suspect func(string, time.Duration) claim) claim {
 	last := now - min(s.recvAgo, s.sentAgo)
 	switch {

@@ -27,10 +27,10 @@ func (l *loop) alarms() []alarm {
 		l.addAlarm(l.announced.retryAt, (*loop).announce)
 	case l.phase == Draining:
 		l.addAlarm(l.unreadyAt(), (*loop).onUnreadyDelayOver)
-		if l.stop.mayForward {
-			l.addAlarm(l.drainedAt(), (*loop).forwardAsDecided)
+		if l.stop.waitOver {
+			l.addAlarm(l.forwardNowAt(), (*loop).forwardAsDecided)
 		} else {
-			l.addAlarm(l.mayForwardAt(), (*loop).onWindowOver)
+			l.addAlarm(l.windowOverAt(), (*loop).onWindowOver)
 			l.addAlarm(l.clients.reportAt, (*loop).logWaiting)
 		}
 		l.addAlarm(l.forwardBy(), (*loop).onForwardBy)
@@ -83,25 +83,25 @@ func earliest(all []alarm) alarm {
 	return slices.MinFunc(all, func(a, b alarm) int { return a.at.Compare(b.at) })
 }
 
-// killAt returns the instant of SIGKILL to a child that has not ended. If
-// drainit itself was late with the stop signal the child still has a moment:
-// what is left of the budget, and leastGrace in any case.
+// killAt returns when a child that has not ended gets SIGKILL. If drainit was
+// late with the stop signal, the child still has what is left of the budget, and
+// at least minGrace.
 func (l *loop) killAt() time.Time {
 	at := l.stop.at.Add(l.Timeline.KillAfter())
 	if l.stop.late {
-		return later(at, l.lastMoment(l.stop.forwarded))
+		return later(at, l.lateKillAt(l.stop.forwarded))
 	}
 	return at
 }
 
-// leastGrace is how long a process has between its signal and SIGKILL where
+// minGrace is how long a process has between its signal and SIGKILL where
 // drainit was held up beyond every deadline.
-const leastGrace = 500 * time.Millisecond
+const minGrace = 500 * time.Millisecond
 
-// lastMoment returns the end of the whole budget, or leastGrace after a signal
+// lateKillAt returns the end of the whole budget, or minGrace after a signal
 // that was sent later than that.
-func (l *loop) lastMoment(signalled time.Time) time.Time {
-	return later(l.stop.at.Add(l.Timeline.Grace), signalled.Add(leastGrace))
+func (l *loop) lateKillAt(signalled time.Time) time.Time {
+	return later(l.stop.at.Add(l.Timeline.Grace), signalled.Add(minGrace))
 }
 
 // forwardBy returns the latest instant to forward the stop signal.
@@ -117,18 +117,19 @@ func (l *loop) windowEnd() time.Time {
 	return end
 }
 
-// mayForwardAt returns the instant from which the stop signal may be forwarded,
-// or zero while the clients decide that.
-func (l *loop) mayForwardAt() time.Time {
-	if l.clients.decide() {
+// windowOverAt returns when the window ends the wait by itself, or zero while
+// the clients decide.
+func (l *loop) windowOverAt() time.Time {
+	if l.clients.decides() {
 		return time.Time{}
 	}
 	return l.windowEnd()
 }
 
-// drainedAt returns when to forward after the wait has ended: at once, for which
-// t0 stands, or never while prestop waits for the stop signal it announces.
-func (l *loop) drainedAt() time.Time {
+// forwardNowAt returns when to forward once the wait is over. t0 has passed, so
+// it means at once. Zero means never: prestop has begun the stop, and the stop
+// signal that it announces has not come.
+func (l *loop) forwardNowAt() time.Time {
 	if l.stop.prestop {
 		return time.Time{}
 	}
@@ -150,5 +151,5 @@ func (l *loop) giveUpAt() time.Time {
 	if l.stop.gaveUp {
 		return time.Time{}
 	}
-	return l.stop.killed.Add(min(time.Second, max(l.Timeline.Margin/2, 100*time.Millisecond)))
+	return l.stop.killedAt.Add(min(time.Second, max(l.Timeline.Margin/2, 100*time.Millisecond)))
 }

@@ -29,13 +29,13 @@ func TestAlarms(t *testing.T) {
 		{"draining: an extension", loop{phase: Draining, stop: stop{at: t0, extendedUntil: at(9 * s)}}, []time.Duration{9 * s, 18 * s}},
 		{"draining: the clients decide", loop{phase: Draining, stop: asked, clients: watched}, []time.Duration{18 * s}},
 		{"draining: clients that can't be counted don't", loop{phase: Draining, stop: asked, clients: blindWatch}, []time.Duration{5 * s, 18 * s}},
-		{"draining: the wait is over", loop{phase: Draining, stop: stop{at: t0, mayForward: true}}, []time.Duration{0, 18 * s}},
-		{"draining: prestop waits for the signal", loop{phase: Draining, stop: stop{at: t0, mayForward: true, prestop: true}}, []time.Duration{18 * s}},
+		{"draining: the wait is over", loop{phase: Draining, stop: stop{at: t0, waitOver: true}}, []time.Duration{0, 18 * s}},
+		{"draining: prestop waits for the signal", loop{phase: Draining, stop: stop{at: t0, waitOver: true, prestop: true}}, []time.Duration{18 * s}},
 		{"stopping: SIGKILL", loop{phase: Stopping, stop: asked}, []time.Duration{28 * s}},
 		{"stopping: what the child left behind", loop{phase: Stopping, stop: asked, child: child{exited: true, orphanBy: at(7 * s)}}, []time.Duration{7 * s}},
 		{"stopping: nothing is left", loop{phase: Stopping, stop: asked, child: child{exited: true, noProcesses: true, orphanBy: at(7 * s)}}, nil},
-		{"killing", loop{phase: Killing, stop: stop{at: t0, killed: at(28 * s)}}, []time.Duration{29 * s}},
-		{"killing: given up", loop{phase: Killing, stop: stop{at: t0, killed: at(28 * s), gaveUp: true}}, nil},
+		{"killing", loop{phase: Killing, stop: stop{at: t0, killedAt: at(28 * s)}}, []time.Duration{29 * s}},
+		{"killing: given up", loop{phase: Killing, stop: stop{at: t0, killedAt: at(28 * s), gaveUp: true}}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.loop.Timeline = budget

@@ -150,7 +150,7 @@ func (l *loop) orphanDeadline(now time.Time) time.Time {
 	}
 	kill := l.killAt()
 	if now.After(kill) { // drainit was held up
-		kill = l.lastMoment(now)
+		kill = l.lateKillAt(now)
 	}
 	if l.Timeline.OrphanGraceSet {
 		return earlier(grace, kill)
@@ -160,7 +160,7 @@ func (l *loop) orphanDeadline(now time.Time) time.Time {
 
 // logOrphans reports what the child has left behind.
 func (l *loop) logOrphans() {
-	denied, others := denied(l.child.orphans)
+	denied, others := splitDenied(l.child.orphans)
 	if len(denied) > 0 {
 		l.Log.Warn("the child has left processes behind that drainit may not signal", "processes", names(denied),
 			"at_most", round(time.Until(l.child.orphanBy)), "hint", deniedHint)
@@ -181,9 +181,9 @@ func (l *loop) logOrphans() {
 	}
 }
 
-// denied divides processes into those that drainit may not signal, and the
+// splitDenied divides processes into those that drainit may not signal, and the
 // others.
-func denied(all []Other) (denied, others []Other) {
+func splitDenied(all []Other) (denied, others []Other) {
 	for _, p := range all {
 		if p.Denied {
 			denied = append(denied, p)

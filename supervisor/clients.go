@@ -30,9 +30,9 @@ type serving struct {
 	err error
 }
 
-// decide reports whether the clients decide when to forward, and not the
+// decides reports whether the clients decide when to forward, and not the
 // window alone.
-func (c *clientWatch) decide() bool {
+func (c *clientWatch) decides() bool {
 	return c.until != sockets.Window && c.verdicts != nil && !c.last.Blind
 }
 
@@ -56,8 +56,9 @@ func (l *loop) watchClients() {
 }
 
 // findListeners looks for what clients can reach the child by. That reads the
-// descriptors of every process, which the loop does not wait for. It does if
-// DRAIN_SIGNAL follows, on which the child may close its listeners.
+// descriptors of every process, so the loop does not wait for it. The exception
+// is DRAIN_SIGNAL, on which the child may close its listeners: it is sent when
+// the look has ended, or after lookTime.
 func (l *loop) findListeners() {
 	result := make(chan serving, 1)
 	l.clients.serving = result
@@ -97,13 +98,13 @@ func (l *loop) onServing(s serving) {
 	l.forwardWithoutClients()
 }
 
-// forwardWithoutClients ends the wait of a child that has no clients: one that
-// nothing was routed to, since the container has never been ready, or that
-// listens on nothing. The window would serve nothing. Only an explicit
-// DRAIN_WINDOW keeps a worker waiting.
+// forwardWithoutClients ends the wait of a child that has no clients, before the
+// window has passed. Such a child listens on nothing, and then an explicit
+// DRAIN_WINDOW is obeyed all the same; or its container has never been ready,
+// so that nothing was routed to it, and no connection has arrived either.
 func (l *loop) forwardWithoutClients() {
 	v := l.clients.last
-	if l.phase != Draining || l.stop.mayForward || !l.stop.extendedUntil.IsZero() ||
+	if l.phase != Draining || l.stop.waitOver || !l.stop.extendedUntil.IsZero() ||
 		!v.Known || v.Blind || v.Open > 0 || v.Queued > 0 {
 		return
 	}
@@ -115,8 +116,8 @@ func (l *loop) forwardWithoutClients() {
 	}
 }
 
-// onVerdict handles what the watcher saw. A verdict is about this instant: one
-// that comes before the window has passed is of no use later.
+// onVerdict handles what the watcher saw. A verdict holds for this instant only:
+// that the condition was met before the end of the window is not remembered.
 func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
 	if !ok {
 		// The watcher has ended: counting failed, the window decides.
@@ -126,12 +127,12 @@ func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
 	}
 	last := l.clients.last
 	l.clients.last = v
-	if l.phase != Draining || l.stop.mayForward {
+	if l.phase != Draining || l.stop.waitOver {
 		return
 	}
 	l.forwardWithoutClients()
 	switch {
-	case l.stop.mayForward, l.Until == sockets.Window:
+	case l.stop.waitOver, l.Until == sockets.Window:
 	case v.Blind && !last.Blind:
 		l.Log.Warn("can't count clients: the window alone decides", "error", v.Err)
 	case l.met(v):

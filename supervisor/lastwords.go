@@ -54,12 +54,13 @@ func (l *loop) record(now time.Time) record {
 	return r
 }
 
-// logEnd logs the summary of a stop or of an abnormal end. It is a warning if
-// drainit killed something, could not send the signal, or has seen no stop where
-// there may have been one, and if the child crashed, in a stop as well.
+// logEnd logs the summary of a stop or of an abnormal end. An end with code 0
+// and without a stop is not logged. It is a warning if drainit killed something
+// or could not send the signal, if the child crashed, and if a signal that
+// drainit forwarded at once was probably meant to begin a stop.
 func (l *loop) logEnd(r *record) {
 	level := slog.LevelInfo
-	if r.cut() || r.stop.err != nil || r.crashed() || r.endedBySignal() {
+	if r.sentKill() || r.stop.err != nil || r.crashed() || r.endedBySignal() {
 		level = slog.LevelWarn
 	}
 	switch {
@@ -70,8 +71,8 @@ func (l *loop) logEnd(r *record) {
 	}
 }
 
-// cut reports whether drainit killed anything.
-func (r *record) cut() bool { return !r.stop.killed.IsZero() }
+// sentKill reports whether drainit killed anything.
+func (r *record) sentKill() bool { return !r.stop.killedAt.IsZero() }
 
 // crashed reports whether the child was ended by a signal that is not the one
 // of the stop. A terminal may have sent that one before drainit.
@@ -115,7 +116,7 @@ func (r *record) attrs() []any {
 			attrs = append(attrs, p.String(), round(r.spent[p]))
 		}
 	}
-	if r.cut() {
+	if r.sentKill() {
 		attrs = append(attrs, killedAttrs(r.stop.left)...)
 	}
 	return append(attrs, "reaped", r.reaped, "summary", r.lastWords())
@@ -131,7 +132,7 @@ func (r *record) sentAttrs() []any {
 
 // killedAttrs names what SIGKILL was sent to, and what it could not be sent to.
 func killedAttrs(left []Other) (attrs []any) {
-	denied, killed := denied(left)
+	denied, killed := splitDenied(left)
 	if len(killed) > 0 || len(denied) == 0 {
 		attrs = append(attrs, "killed", names(killed))
 	}
@@ -177,8 +178,8 @@ func (r *record) ending() string {
 			r.stop.by, how, round(end.Sub(r.stop.at)))
 	case r.killedChild():
 		return fmt.Sprintf("asked to stop by %s; %s and the child had not ended %s later: %s at the deadline%s",
-			r.stop.by, r.forwarding(), round(r.stop.killed.Sub(r.stop.forwarded)), r.killing(), r.with())
-	case r.cut():
+			r.stop.by, r.forwarding(), round(r.stop.killedAt.Sub(r.stop.forwarded)), r.killing(), r.with())
+	case r.sentKill():
 		return fmt.Sprintf("asked to stop by %s and not finished in time: %s, the child %s %s later",
 			r.stop.by, r.forwarding(), how, round(end.Sub(r.stop.forwarded)))
 	}
@@ -237,8 +238,8 @@ func (r *record) orphans() string {
 // killedWords says what of what the child left behind SIGKILL was sent to, and
 // what it could not be sent to.
 func (r *record) killedWords() string {
-	when := fmt.Sprintf("%s later, at %s, to ", round(r.stop.killed.Sub(r.child.exitedAt)), r.orphanLimit())
-	denied, killed := denied(r.stop.left)
+	when := fmt.Sprintf("%s later, at %s, to ", round(r.stop.killedAt.Sub(r.child.exitedAt)), r.orphanLimit())
+	denied, killed := splitDenied(r.stop.left)
 	switch {
 	case len(denied) == 0:
 		return "; of what it left behind SIGKILL was sent " + when + names(killed)
@@ -254,7 +255,7 @@ func (r *record) orphanLimit() string {
 	if !r.stop.begun() {
 		return "the end of DRAINIT_ORPHAN_GRACE"
 	}
-	if r.policy.Timeline.OrphanGraceSet && r.stop.killed.Before(r.stop.at.Add(r.policy.Timeline.KillAfter())) {
+	if r.policy.Timeline.OrphanGraceSet && r.stop.killedAt.Before(r.stop.at.Add(r.policy.Timeline.KillAfter())) {
 		return "the end of DRAINIT_ORPHAN_GRACE"
 	}
 	return "the deadline"
@@ -277,12 +278,12 @@ func (r *record) hints() string {
 
 // killedChild reports whether drainit's SIGKILL met a living child.
 func (r *record) killedChild() bool {
-	return !r.stop.killed.IsZero() && (!r.child.exited || !r.child.exitedAt.Before(r.stop.killed))
+	return !r.stop.killedAt.IsZero() && (!r.child.exited || !r.child.exitedAt.Before(r.stop.killedAt))
 }
 
 // killedOrphans reports whether SIGKILL met only what the child left behind.
 func (r *record) killedOrphans() bool {
-	return !r.stop.killed.IsZero() && r.child.exited && r.child.exitedAt.Before(r.stop.killed)
+	return !r.stop.killedAt.IsZero() && r.child.exited && r.child.exitedAt.Before(r.stop.killedAt)
 }
 
 // childEnd returns when the child ended, or the end of the run if it did not.

@@ -58,7 +58,7 @@ func (h history) record() record {
 		end:     start.Add(max(h.exited, h.killed, h.end)),
 		child: child{exited: h.exited > 0, exitedAt: at(h.exited), exit: reaper.Exit{Status: h.status},
 			lastSignal: h.last, lastSignalAt: at(h.lastAt), statusText: h.text, orphans: h.others(h.orphans)},
-		stop:     stop{at: at(h.t0), by: h.by, forwarded: at(h.forwarded), why: "window", err: h.err, late: h.late, killed: at(h.killed), left: h.others(h.left)},
+		stop:     stop{at: at(h.t0), by: h.by, forwarded: at(h.forwarded), why: "window", err: h.err, late: h.late, killedAt: at(h.killed), left: h.others(h.left)},
 		signal:   h.policy.ForwardedAs(0),
 		atSignal: h.clients,
 		oomKills: h.oom,

@@ -10,19 +10,19 @@ import (
 // readiness is what the child, its check and the operators say about traffic.
 // It knows no clock and no stop.
 type readiness struct {
-	byNotify bool          // READY=1 decides, not the check
-	check    health.Result // the latest
-	notified bool          // READY=1 came
-	declined string        // RELOADING=1 or STOPPING=1, until the next READY=1
-	drained  bool          // by `drainit drain`
-	started  bool          // the container has been ready once
+	byNotify           bool          // READY=1 decides, not the check
+	check              health.Result // the latest
+	notified           bool          // READY=1 came
+	declined           string        // RELOADING=1 or STOPPING=1, until the next READY=1
+	declinedByOperator bool          // by `drainit drain`
+	started            bool          // the container has been ready once
 }
 
 // state reports whether the child and the operators allow traffic, and why or
 // why not.
 func (r *readiness) state() (ready bool, why string) {
 	switch {
-	case r.drained:
+	case r.declinedByOperator:
 		return false, "drained by `drainit drain`; `drainit undrain` ends it"
 	case r.declined != "":
 		return false, r.declined
@@ -93,7 +93,7 @@ func (l *loop) onDrainCommand(drained bool) {
 		l.Log.Info("drain and undrain change nothing once a stop has begun")
 		return
 	}
-	l.readiness.drained = drained
+	l.readiness.declinedByOperator = drained
 	l.readinessChanged()
 }
 
@@ -112,7 +112,7 @@ func (l *loop) readinessChanged() {
 // publish sets the gate, and logs readiness that changes before a stop. The
 // first ready is the normal case and is not logged; a stop logs its own lines.
 func (l *loop) publish() {
-	a := l.answer()
+	a := l.probeAnswer()
 	l.Gate.Set(a)
 	if a.Ready != l.published.Ready && l.published.Started && l.phase < Draining {
 		if a.Ready {
@@ -125,8 +125,8 @@ func (l *loop) publish() {
 	l.published = a
 }
 
-// answer returns what probes are told in this state.
-func (l *loop) answer() health.Answer {
+// probeAnswer returns what probes are told in this state.
+func (l *loop) probeAnswer() health.Answer {
 	a := health.Answer{
 		Ready:    l.phase == Ready,
 		Started:  l.readiness.started,

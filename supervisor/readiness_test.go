@@ -23,9 +23,9 @@ func TestReadinessState(t *testing.T) {
 		{"the check passes where READY=1 decides", readiness{byNotify: true, check: ok}, false, false, "no READY=1"},
 		{"READY=1 where it decides", readiness{byNotify: true, check: bad, notified: true}, true, true, "it does not listen"},
 		{"READY=1 where the check decides", readiness{check: bad, notified: true}, false, false, "it does not listen"},
-		{"an operator has drained it", readiness{check: ok, drained: true}, false, true, "drainit undrain"},
+		{"an operator has drained it", readiness{check: ok, declinedByOperator: true}, false, true, "drainit undrain"},
 		{"the child declines", readiness{check: ok, declined: "the child is reloading"}, false, true, "reloading"},
-		{"the operator comes first", readiness{check: ok, declined: "the child is reloading", drained: true}, false, true, "drainit undrain"},
+		{"the operator comes first", readiness{check: ok, declined: "the child is reloading", declinedByOperator: true}, false, true, "drainit undrain"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ready, why := c.r.state()

@@ -22,7 +22,7 @@ func (l *loop) status() health.Status {
 		Started:  l.times.start,
 		Uptime:   now.Sub(l.times.start).Seconds(),
 		Ready:    a.Ready,
-		Drained:  l.readiness.drained,
+		Drained:  l.readiness.declinedByOperator,
 		Text:     l.child.statusText,
 		Alive:    a.NotAlive == "",
 		Signals:  make(map[string]health.Count),
@@ -105,7 +105,7 @@ func (l *loop) stopStatus() *health.Stop {
 		AskedBy:    l.stop.by,
 		ForwardBy:  l.forwardBy(),
 		KillAt:     l.killAt(),
-		MayForward: l.stop.mayForward || l.phase > Draining,
+		MayForward: l.stop.waitOver || l.phase > Draining,
 		Signal:     SignalName(l.stopSignal()),
 		Why:        l.stop.why,
 		Elapsed:    time.Since(l.stop.at).Seconds(),
@@ -118,7 +118,7 @@ func (l *loop) stopStatus() *health.Stop {
 	case !l.stop.forwarded.IsZero():
 		s.Forwarded = &l.stop.forwarded
 	}
-	if l.phase == Draining && !l.stop.mayForward {
+	if l.phase == Draining && !l.stop.waitOver {
 		s.WaitingFor = l.clients.last.Waiting
 	}
 	return s

@@ -17,16 +17,16 @@ type stop struct {
 	received   unix.Signal
 
 	extendedUntil time.Time // EXTEND_TIMEOUT_USEC
-	mayForward    bool      // the wait is over: forward as soon as asked
+	waitOver      bool      // the wait is over: forward as soon as asked
 	why           string    // what ended the wait
 	forwarded     time.Time
 	late          bool  // drainit was held up, and forwarded after forward_by
 	err           error // the child could not be sent its stop signal
 
-	killed  time.Time
-	killErr error   // the child could not be sent SIGKILL
-	left    []Other // what was left then
-	gaveUp  bool    // on what SIGKILL did not end
+	killedAt time.Time
+	killErr  error   // the child could not be sent SIGKILL
+	left     []Other // what was left then
+	gaveUp   bool    // on what SIGKILL did not end
 }
 
 // begun reports whether there is a stop.
@@ -77,7 +77,7 @@ func (l *loop) onWindowOver() {
 
 // decideToForward ends the wait. The stop signal is forwarded at once, or as
 // soon as it comes where prestop has begun the stop.
-func (l *loop) decideToForward(why string) { l.stop.mayForward, l.stop.why = true, why }
+func (l *loop) decideToForward(why string) { l.stop.waitOver, l.stop.why = true, why }
 
 // forwardAsDecided forwards the stop signal after the wait has ended.
 func (l *loop) forwardAsDecided() { l.forward(l.stop.why) }
@@ -86,7 +86,7 @@ func (l *loop) forwardAsDecided() { l.forward(l.stop.why) }
 // still waits for.
 func (l *loop) onForwardBy() {
 	switch {
-	case l.stop.mayForward:
+	case l.stop.waitOver:
 		l.forward(l.stop.why)
 	case l.Until == sockets.Window:
 		l.forward("window") // the window and forward_by coincide
@@ -175,7 +175,7 @@ func (l *loop) onKillDue() {
 
 // kill ends everything that is left.
 func (l *loop) kill(now time.Time) {
-	l.stop.killed = now
+	l.stop.killedAt = now
 	l.stop.left, _ = l.System.Others()
 	l.System.SignalOthers(unix.SIGKILL, false)
 	if !l.child.exited {
@@ -183,7 +183,7 @@ func (l *loop) kill(now time.Time) {
 		l.stop.killErr = l.send(unix.SIGKILL)
 	}
 	msg := "deadline: SIGKILL to everything that is left"
-	if denied, killed := denied(l.stop.left); len(denied) > 0 && len(killed) == 0 {
+	if denied, killed := splitDenied(l.stop.left); len(denied) > 0 && len(killed) == 0 {
 		msg = "deadline: drainit may not kill anything that is left"
 	} else if len(denied) > 0 {
 		msg = "deadline: SIGKILL to what is left and drainit may kill"
