@@ -30,13 +30,15 @@ func TestParseSignal(t *testing.T) {
 }
 
 func TestNearest(t *testing.T) {
-	known := []string{"DRAINIT_DRAIN_UNTIL", "DRAINIT_DRAIN_WINDOW", "DRAINIT_GRACE_PERIOD", "DRAINIT_PORTS"}
+	known := []string{"DRAINIT_DRAIN_UNTIL", "DRAINIT_DRAIN_WINDOW", "DRAINIT_GRACE_PERIOD", "DRAINIT_PORTS",
+		"DRAINIT_READY_TIMEOUT", "DRAINIT_LIVE_TIMEOUT"}
 	for name, want := range map[string]string{
 		"DRAINIT_DRAIN_UNTL": "DRAINIT_DRAIN_UNTIL", "DRAINIT_WINDOW": "DRAINIT_DRAIN_WINDOW", "drainit_ports": "DRAINIT_PORTS",
 		"DRAINIT_GRACE": "DRAINIT_GRACE_PERIOD", "DRAINIT_GRACEPERIOD": "DRAINIT_GRACE_PERIOD",
-		"DRAINIT_": "", "DRAINIT_D": "", "DRAINIT_XYZ": "",
+		"DRAINIT_TIMEOUT": "DRAINIT_READY_TIMEOUT DRAINIT_LIVE_TIMEOUT",
+		"DRAINIT_":        "", "DRAINIT_D": "", "DRAINIT_XYZ": "",
 	} {
-		if got := nearest(known, name); got != want {
+		if got := strings.Join(nearest(known, name), " "); got != want {
 			t.Errorf("nearest to %s is %s, want %s", name, got, want)
 		}
 	}

@@ -31,8 +31,8 @@ func unknown(environ []string) (errs []*configError) {
 			continue
 		}
 		hint := "`drainit help` lists them all"
-		if near := nearest(known, name); near != "" {
-			hint = fmt.Sprintf("did you mean %s? %s", near, hint)
+		if near := nearest(known, name); len(near) > 0 {
+			hint = fmt.Sprintf("did you mean %s? %s", strings.Join(near, " or "), hint)
 		}
 		errs = append(errs, &configError{name, value, problem{"no such variable", hint}})
 	}
@@ -58,15 +58,15 @@ func unprefixed() (hints []string) {
 	return hints
 }
 
-// nearest returns the known name that name was most likely meant to be: one that
-// it is the beginning or the end of, or else the one fewest letters away. It
-// returns none if more than a third of the letters differ, if there are hardly
-// any, and if several names come equally close.
-func nearest(known []string, name string) string {
+// nearest returns the known names that name was most likely meant to be: those
+// that it is the beginning or the end of, or else those fewest letters away. It
+// returns none if more than a third of the letters differ, or if there are hardly
+// any letters.
+func nearest(known []string, name string) (near []string) {
 	name = strings.ToUpper(name)
 	word := strings.TrimPrefix(name, prefix)
 	if len(word) < len("_ON") {
-		return ""
+		return nil
 	}
 	cost := func(k string) int {
 		if strings.HasPrefix(k, name) || strings.HasSuffix(k, word) {
@@ -74,11 +74,16 @@ func nearest(known []string, name string) string {
 		}
 		return distance(k, name)
 	}
-	best := slices.MinFunc(known, func(a, b string) int { return cost(a) - cost(b) })
-	if cost(best) > max(1, len(word)/3) {
-		return ""
+	least := max(1, len(word)/3)
+	for _, k := range known {
+		switch c := cost(k); {
+		case c < least:
+			least, near = c, []string{k}
+		case c == least:
+			near = append(near, k)
+		}
 	}
-	return best
+	return near
 }
 
 // distance returns the number of letters to insert, delete or change
