@@ -82,7 +82,7 @@ Variables, all beginning with DRAINIT_ (30s, 1m30s, or 30 for seconds):
   HEALTH_ADDR      :8099     /readyz /livez /startupz /statusz /metrics; or off
   GRACE_PERIOD     30s       the whole budget: terminationGracePeriodSeconds;
                              10s outside Kubernetes: docker stop -t
-  DRAIN_WINDOW     5s        endpoint propagation: never forward earlier; at
+  DRAIN_WINDOW     5s        endpoint propagation: don't forward earlier; at
                              most a third of the budget unless set
   DRAIN_UNTIL      window    what else to wait for: window, quiet, idle, closed
   STREAM_PAUSE     0s        longest pause of a stream, for idle; 0: unknown

@@ -66,7 +66,7 @@ func TestLastWords(t *testing.T) {
 		{"remapped", append([]string{"EXIT_CODES=143=0"}, quickly...), []string{"--", "TESTCHILD", "die", "15"}, nil, 0,
 			`the child was killed by SIGTERM after \S+s \(reported as 0, as DRAINIT_EXIT_CODES says\)`},
 		{"what was left behind was killed", []string{"ORPHAN_GRACE=200ms"}, []string{"--", "TESTCHILD", "leave", "-ignore", "-exit", "4"}, nil, 4,
-			`the child exited with code 4 by itself after \S+s; of what it left behind SIGKILL was sent \S+s later, at the end of DRAINIT_ORPHAN_GRACE, to \S+ \(pid \d+\)`},
+			`the child exited with code 4 by itself after \S+s; processes it left behind got SIGKILL \S+s later, at the end of DRAINIT_ORPHAN_GRACE: \S+ \(pid \d+\)`},
 		{"not found", nil, []string{"--", "no-such-server"}, nil, 127, `(?s).*no-such-server.*PATH.*`},
 		{"not executable", nil, []string{"--", "/etc/passwd"}, nil, 126, `(?s).*/etc/passwd.*chmod \+x.*`},
 		{"bad configuration", []string{"GRACE_PERIOD=30x", "LOG_LEVEL=loud"}, []string{"--", "true"}, nil, 125,

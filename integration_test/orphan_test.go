@@ -171,7 +171,7 @@ func TestWhatTheChildLeavesBehind(t *testing.T) {
 				p := start(t, setup{direct: direct, env: []string{"ORPHAN_GRACE=700ms"}}, args...)
 				p.says("background got 15")
 				p.exits(6)
-				line := p.logs("of what it left behind SIGKILL was sent")
+				line := p.logs("processes it left behind got SIGKILL")
 				about(t, "killed", duration(t, line, "stopping"), 700*time.Millisecond)
 			})
 		}

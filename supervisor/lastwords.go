@@ -235,18 +235,18 @@ func (r *record) orphans() string {
 	return ""
 }
 
-// killedWords says what of what the child left behind SIGKILL was sent to, and
-// what it could not be sent to.
+// killedWords says which of the processes that the child left behind got
+// SIGKILL, and which it could not be sent to.
 func (r *record) killedWords() string {
-	when := fmt.Sprintf("%s later, at %s, to ", round(r.stop.killedAt.Sub(r.child.exitedAt)), r.orphanLimit())
+	when := fmt.Sprintf("%s later, at %s: ", round(r.stop.killedAt.Sub(r.child.exitedAt)), r.orphanLimit())
 	denied, killed := splitDenied(r.stop.left)
 	switch {
 	case len(denied) == 0:
-		return "; of what it left behind SIGKILL was sent " + when + names(killed)
+		return "; processes it left behind got SIGKILL " + when + names(killed)
 	case len(killed) == 0:
-		return "; of what it left behind SIGKILL could not be sent " + when + names(denied)
+		return "; processes it left behind could not be sent SIGKILL " + when + names(denied)
 	}
-	return "; of what it left behind SIGKILL was sent " + when + names(killed) + ", and could not be sent to " + names(denied)
+	return "; processes it left behind got SIGKILL " + when + names(killed) + "; it could not be sent to " + names(denied)
 }
 
 // orphanLimit names the limit that ended the wait for what the child left

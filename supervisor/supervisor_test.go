@@ -710,11 +710,11 @@ func TestDeniedOrphans(t *testing.T) {
 		var log strings.Builder
 		w.options.Log = slog.New(slog.NewTextHandler(&log, nil))
 		got := w.run([]act{readyAtOnce, {s, exitedWith(0)}}).LastWords
-		want := "SIGKILL could not be sent 5s later, at the end of DRAINIT_ORPHAN_GRACE, to server (pid 101)"
+		want := "could not be sent SIGKILL 5s later, at the end of DRAINIT_ORPHAN_GRACE: server (pid 101)"
 		if !strings.Contains(got, want) {
 			t.Errorf("got %q, want %q in it", got, want)
 		}
-		for _, untrue := range []string{" signal=", "kill_after=", " killed=", "SIGKILL was sent", "everything that is left", "on SIGKILL"} {
+		for _, untrue := range []string{" signal=", "kill_after=", " killed=", "got SIGKILL", "everything that is left", "on SIGKILL"} {
 			if strings.Contains(log.String(), untrue) {
 				t.Errorf("the log says %q: %s", untrue, &log)
 			}
@@ -940,7 +940,7 @@ func TestLastWordsOfARun(t *testing.T) {
 		{"at the deadline", setup{child: process{stubborn: true}, orphans: []process{{stubborn: true}}}, nil, []act{termAtOnce},
 			[]string{"killed at the deadline", "server (pid 100), server (pid 101)"}},
 		{"orphans killed", setup{orphans: []process{{stubborn: true}}}, nil, []act{{s, exitedWith(0)}},
-			[]string{"exited with code 0", "of what it left behind SIGKILL was sent 5s later, at the end of DRAINIT_ORPHAN_GRACE, to server (pid 101)"}},
+			[]string{"exited with code 0", "processes it left behind got SIGKILL 5s later, at the end of DRAINIT_ORPHAN_GRACE: server (pid 101)"}},
 		{"with a status", setup{}, nil, []act{{0, notify.Message{HasStatus: true, Status: "busy"}}, {s, exitedWith(3)}}, []string{"busy"}},
 		{"by prestop", setup{}, nil, []act{{0, SigPrestop}, {6 * s, term}}, []string{"asked to stop by prestop", "finished in 6s"}},
 	} {
