@@ -23,7 +23,8 @@ const prefix = "DRAINIT"
 // Config is the environment, decoded. Each field has its variable's whole name:
 // envconfig, given a prefix, lets the variable without the prefix in too, and
 // that one is the wrapped server's. (Its split_words would do, but runs a
-// regular expression over each field's name: 0.1 MB that stay with the process.)
+// regular expression over each field's name: 0.1 MB that stay with the
+// process.)
 //
 // The fields' types never fail to decode: they keep what was wrong, so that
 // load can report every problem together and in its own words.
@@ -72,8 +73,8 @@ func (e *configError) user() *userError {
 	return &userError{fmt.Sprintf("%s=%q: %s", e.name, withoutPassword(e.value), e.msg), e.hint}
 }
 
-// withoutPassword returns a variable's value as errors show it, without the user
-// and password of a URL: logs go to many readers.
+// withoutPassword returns a variable's value as errors show it, without the
+// user and password of a URL: logs go to many readers.
 func withoutPassword(value string) string {
 	scheme, rest, isURL := strings.Cut(value, "://")
 	if at := strings.LastIndex(rest, "@"); isURL && at >= 0 {
@@ -178,8 +179,8 @@ func defaultOf(name string) string {
 // kubernetes reports whether drainit runs in a pod.
 func kubernetes() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 
-// defaultGrace returns how long the runtime waits before it kills, unless it was
-// told otherwise: Docker, Podman and Compose wait for 10 s.
+// defaultGrace returns how long the runtime waits before it kills, unless it
+// was told otherwise: Docker, Podman and Compose wait for 10 s.
 func defaultGrace() time.Duration {
 	if kubernetes() {
 		return 30 * time.Second
@@ -310,7 +311,8 @@ func (c *Config) sum() time.Duration {
 
 // suggestBudget names sums that would work, in whole seconds.
 func (c *Config) suggestBudget() string {
-	// Defaults grow with the budget, up to a few seconds: look for one that fits.
+	// Defaults grow with the budget, up to a few seconds: look for one that
+	// fits.
 	larger := *c
 	larger.GracePeriod.given = true
 	larger.GracePeriod.Duration = c.GracePeriod.Duration.Truncate(time.Second)

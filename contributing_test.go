@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestContributingFindsTheLines: what the where-to-look table of CONTRIBUTING.md
-// names is declared in the file it names.
+// TestContributingFindsTheLines: what the where-to-look table of
+// CONTRIBUTING.md names is declared in the file it names.
 func TestContributingFindsTheLines(t *testing.T) {
 	text, err := os.ReadFile("CONTRIBUTING.md")
 	if err != nil {

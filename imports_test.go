@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// forbidden lists packages the binary must not contain, by the reason. Tests and
-// examples may import them.
+// forbidden lists packages the binary must not contain, by the reason. Tests
+// and examples may import them.
 var forbidden = map[string]string{
 	"net/http": "2 MB of binary and 1.4 MB of memory in every container; " +
 		"package health answers probes without a goroutine per connection",

@@ -7,8 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What drainit needs at the start, with some room. Where it is not to be had the
-// Go runtime ends the program in the middle of its work, with a dump and code 2.
+// What drainit needs at the start, with some room. Where it is not to be had
+// the Go runtime ends the program in the middle of its work, with a dump and
+// code 2.
 const (
 	freeDescriptors = 12
 	freeProcesses   = 8 // threads count: six more, the child, and one

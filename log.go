@@ -28,8 +28,8 @@ type line struct {
 }
 
 // queueLength is far more than a stop logs. Lines at debug level, which come in
-// bursts (one for each process that is reaped), leave the end of the queue to the
-// others. All of it takes 6 KB.
+// bursts (one for each process that is reaped), leave the end of the queue to
+// the others. All of it takes 6 KB.
 const (
 	queueLength = 180
 	debugLength = 120

@@ -59,7 +59,8 @@ func supervise(command []string) int {
 	signals, children := catch.Signals()
 	stderr := newStderr(fdWriter(unix.Stderr))
 	if err := checkLimits(); err != nil {
-		// Without a word in the termination log: to open it takes what is lacking.
+		// Without a word in the termination log: to open it takes what is
+		// lacking.
 		return failStart(stderr, "", err, codeError)
 	}
 	reserveThreads()
@@ -169,10 +170,11 @@ func patience(t supervisor.Timeline) time.Duration {
 }
 
 // listenNotify opens the child's NOTIFY_SOCKET, if it is asked for: servers
-// behave differently where there is one (Puma complains at each start). A path in /dev/shm, which is a
-// tmpfs and writable also where the disk is not, is understood by every sender.
-// An abstract name is not: Ruby's (Puma, Sidekiq) takes it for a file and fails
-// at boot, so it is the fallback only when the user asked for the protocol.
+// behave differently where there is one (Puma complains at each start). A path
+// in /dev/shm, which is a tmpfs and writable also where the disk is not, is
+// understood by every sender. An abstract name is not: Ruby's (Puma, Sidekiq)
+// takes it for a file and fails at boot, so it is the fallback only when the
+// user asked for the protocol.
 func (r *runner) listenNotify() (err error) {
 	policy := r.config.policy()
 	required := policy.NotifyReady
@@ -259,7 +261,8 @@ func (r *runner) healthAddr() string {
 	return "not served" // bypassed, and the port can't be had
 }
 
-// warnBypassed logs the errors in err, which are none where drainit is bypassed.
+// warnBypassed logs the errors in err, which are none where drainit is
+// bypassed.
 func (r *runner) warnBypassed(msg string, err error) {
 	all := []error{err}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
@@ -326,8 +329,8 @@ func (r *runner) options(
 	return o
 }
 
-// notifyRefusals reports the rejected notify datagrams, to explain why a READY=1
-// had no effect.
+// notifyRefusals reports the rejected notify datagrams, to explain why a
+// READY=1 had no effect.
 func (r *runner) notifyRefusals() (n health.Notify) {
 	n.Malformed, n.Foreign = r.notify.Refused()
 	if pid, err := r.notify.LastRefusal(); err != nil {
@@ -336,9 +339,9 @@ func (r *runner) notifyRefusals() (n health.Notify) {
 	return n
 }
 
-// headStart is how long after the child's start the first readiness check is. It
-// would find nothing at once, and compete with the child for the CPU; the next
-// one is a fifth of a second later.
+// headStart is how long after the child's start the first readiness check is.
+// It would find nothing at once, and compete with the child for the CPU; the
+// next one is a fifth of a second later.
 const headStart = 10 * time.Millisecond
 
 // watchReadiness checks the child's readiness until ctx ends.

@@ -192,7 +192,8 @@ func TestReferenceAndConfigAgree(t *testing.T) {
 }
 
 // TestSignalsAreCaughtFirst checks that the package that catches signals is
-// initialized before those that take their time: until then, SIGTERM ends PID 1.
+// initialized before those that take their time: until then, SIGTERM ends PID
+// 1.
 func TestSignalsAreCaughtFirst(t *testing.T) {
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
 		t.Skip("package catch uses os/signal here, which is initialized after os")
@@ -211,8 +212,8 @@ func TestSignalsAreCaughtFirst(t *testing.T) {
 	}
 }
 
-// TestEnvironmentArrivesAsItWas starts drainit with a variable that is there twice,
-// which Go's own os.Environ would pass on once.
+// TestEnvironmentArrivesAsItWas starts drainit with a variable that is there
+// twice, which Go's own os.Environ would pass on once.
 func TestEnvironmentArrivesAsItWas(t *testing.T) {
 	for _, mode := range []string{"A=plain", "DRAINIT_WATCHDOG=5s"} { // the latter by the trampoline
 		r, w, err := os.Pipe()

@@ -23,10 +23,10 @@ import (
 // "go:debug" line changes it. GOMAXPROCS=1 in the container's environment does.
 //
 // Variables for the Go runtime are meant for a server written in Go. A limit of
-// its memory would have drainit collect all the time (ten times the CPU time for
-// each /statusz at GOMEMLIMIT=1MiB), GOGC=off never. GODEBUG and GOTRACEBACK have
-// no effect that matters; a malformed GOMEMLIMIT ends any Go program before its
-// first line.
+// its memory would have drainit collect all the time (ten times the CPU time
+// for each /statusz at GOMEMLIMIT=1MiB), GOGC=off never. GODEBUG and
+// GOTRACEBACK have no effect that matters; a malformed GOMEMLIMIT ends any Go
+// program before its first line.
 func limitRuntime() {
 	runtime.GOMAXPROCS(1)
 	if os.Getenv("GOMEMLIMIT") != "" {
@@ -44,8 +44,8 @@ func limitRuntime() {
 // it frees is returned at once, not over minutes by wake-ups of its own. It is
 // left alone before it has run by itself: a collection costs 0.5 MB of
 // bookkeeping that stays, and at the start, with what it returns, 5 ms of CPU
-// time: more than all the rest. Once it has run the next collections cost little,
-// so they come at 0.4 MB, and what gathers slowly between them is less.
+// time: more than all the rest. Once it has run the next collections cost
+// little, so they come at 0.4 MB, and what gathers slowly between them is less.
 func limitMemory() {
 	const (
 		settleTime     = 2 * time.Second

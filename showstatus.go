@@ -64,7 +64,8 @@ func stopLine(s *health.Stop) string {
 	return fmt.Sprintf("%s; %s in %s at the latest, %s", asked, s.Signal, seconds(s.ForwardIn), kill)
 }
 
-// clientLines says how many clients are connected, and what holds the signal back.
+// clientLines says how many clients are connected, and what holds the signal
+// back.
 func clientLines(c *health.Clients) []string {
 	if !c.Known {
 		return []string{"clients   unknown: they can't be counted here"}

@@ -10,9 +10,9 @@ import (
 )
 
 // injected matches the variables that Kubernetes sets for Services whose names
-// begin with drainit. DRAINIT_PORT is one of them if it is a URL; a number there
-// was meant for DRAINIT_PORTS or DRAINIT_HEALTH_ADDR. The expression is compiled
-// when it is needed, which is rare.
+// begin with drainit. DRAINIT_PORT is one of them if it is a URL; a number
+// there was meant for DRAINIT_PORTS or DRAINIT_HEALTH_ADDR. The expression is
+// compiled when it is needed, which is rare.
 var injected = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^DRAINIT_([A-Z0-9_]+_)?(SERVICE_HOST=|SERVICE_PORT(_[A-Z0-9_]+)?=|` +
 		`PORT=[a-z]+://|PORT_[0-9]+_[A-Z]+(_(PROTO|PORT|ADDR))?=)`)
@@ -60,8 +60,8 @@ func unprefixed() (hints []string) {
 
 // nearest returns the known names that name was most likely meant to be: those
 // that it is the beginning or the end of, or else those fewest letters away. It
-// returns none if more than a third of the letters differ, or if there are hardly
-// any letters.
+// returns none if more than a third of the letters differ, or if there are
+// hardly any letters.
 func nearest(known []string, name string) (near []string) {
 	name = strings.ToUpper(name)
 	word := strings.TrimPrefix(name, prefix)

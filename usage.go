@@ -133,8 +133,9 @@ func help([]string) int {
 }
 
 // version prints the version, the commit and its date, and what it was built
-// with and for; dockerd asks its --init-path for it. Go stamps commit and date into a build from a repository, a
-// release's among them; one by `go install …@version` has the version alone.
+// with and for; dockerd asks its --init-path for it. Go stamps commit and date
+// into a build from a repository, a release's among them; one by `go install
+// …@version` has the version alone.
 func version([]string) int {
 	v, built := buildVersion()
 	fmt.Printf("drainit version %s%s %s/%s %s\n",

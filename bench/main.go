@@ -1,11 +1,11 @@
 // Bench measures what an init costs: drainit, tini, dumb-init and catatonit in
-// turn, on one machine, in one run. `make bench` writes docs/cost.md's table, its
-// picture and the raw figures.
+// turn, on one machine, in one run. `make bench` writes docs/cost.md's table,
+// its picture and the raw figures.
 //
 // What is compared is measured in rounds, each of which has every init once, in
 // another order each time: what disturbs the machine for a moment disturbs all
-// of them. Figures are medians over the rounds. Each init is the first process of
-// a PID namespace with a /proc of its own, as in a container.
+// of them. Figures are medians over the rounds. Each init is the first process
+// of a PID namespace with a /proc of its own, as in a container.
 //
 // `bench soak` is one long run instead (`make soak FOR=2h`).
 //

@@ -176,8 +176,8 @@ func (r *report) write(dir string) error {
 	return nil
 }
 
-// keep takes over the rows of an earlier run that this one has not measured, for
-// runs of some rows alone (-only).
+// keep takes over the rows of an earlier run that this one has not measured,
+// for runs of some rows alone (-only).
 func (r *report) keep(file string) error {
 	raw, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {

@@ -90,8 +90,8 @@ func (r *running) stop() {
 	wait(r.pid)
 }
 
-// child returns the child's PID outside its namespace. Any thread of the init may
-// have started it.
+// child returns the child's PID outside its namespace. Any thread of the init
+// may have started it.
 func (r *running) child() (int, error) {
 	words := bytes.Fields(bytes.Join(tasks(r.pid, "children"), nil))
 	if len(words) != 1 {

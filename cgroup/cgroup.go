@@ -1,6 +1,6 @@
 // Package cgroup reads from drainit's control group whether the kernel's OOM
-// killer has ended a process in it, and how many processes it may have. It reads
-// nothing else.
+// killer has ended a process in it, and how many processes it may have. It
+// reads nothing else.
 package cgroup
 
 import (
@@ -63,8 +63,8 @@ func freeProcesses(root, self string) (uint64, error) {
 
 // directories returns those that may belong to this cgroup, the likelier first.
 // In a container the cgroup is usually mounted at root, and the path in
-// /proc/self/cgroup may be the host's (always with v1); outside a container it is
-// at that path.
+// /proc/self/cgroup may be the host's (always with v1); outside a container it
+// is at that path.
 func directories(root, self, controller string) (dirs []string) {
 	for line := range strings.Lines(self) {
 		// hierarchy-ID:controllers:path (cgroups(7)); v2 has ID 0 and none.

@@ -91,8 +91,8 @@ http {
 `, dir, upstream, frontAddr, bind)
 }
 
-// haproxy is in front, keeps a pool, and checks readiness by itself. With h2 set
-// it speaks HTTP/2 to the server.
+// haproxy is in front, keeps a pool, and checks readiness by itself. With h2
+// set it speaks HTTP/2 to the server.
 func (w *world) haproxy(inter time.Duration, fall int, h2 bool) {
 	more := ""
 	if h2 {

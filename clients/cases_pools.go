@@ -19,9 +19,10 @@ func program(args ...string) func(*world) []string {
 
 var node = program("node", "node.js")
 
-// java is the JDK's server, with threads of its own. It looks up the name of each
-// client in TLS, one after the other, and without a name server that takes 5 s
-// each: requests began up to 10 s late. The file of hosts has the names instead.
+// java is the JDK's server, with threads of its own. It looks up the name of
+// each client in TLS, one after the other, and without a name server that takes
+// 5 s each: requests began up to 10 s late. The file of hosts has the names
+// instead.
 func java(more ...string) func(*world) []string {
 	return program(append([]string{"java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
 		"-Djdk.net.hosts.file=hosts", "Server"}, more...)...)

@@ -117,8 +117,8 @@ func (w *world) prober(from string, period, jitter time.Duration, probe func(fro
 	w.proberAt(spread(0, period), from, period, jitter, probe)
 }
 
-// proberAt is a prober with a phase of its own: several that are as far apart as
-// can be leave no pause.
+// proberAt is a prober with a phase of its own: several that are as far apart
+// as can be leave no pause.
 func (w *world) proberAt(phase time.Duration, from string, period, jitter time.Duration, probe func(from string)) {
 	start := time.Now()
 	w.clients.Go(func() {

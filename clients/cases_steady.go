@@ -12,7 +12,8 @@ func gunicorn(more ...string) func(*world) []string {
 		"--no-sendfile", "--worker-tmp-dir", "/dev/shm", "wsgi:app"}, more...)...)
 }
 
-// today is how long a stop without traffic takes: the window, or 8 s of silence.
+// today is how long a stop without traffic takes: the window, or 8 s of
+// silence.
 const today = 8*time.Second + 2*slack
 
 var steadyCases = []scenario{
@@ -202,8 +203,8 @@ func losslessBy(latest time.Duration, until ...string) []row {
 	return each(want{lossless: true, by: latest}, until)
 }
 
-// unseen is a server whose clients drainit can't count: it has them all the same,
-// and the window is theirs.
+// unseen is a server whose clients drainit can't count: it has them all the
+// same, and the window is theirs.
 func unseen(what, kind string) scenario {
 	return scenario{
 		name: "a server with nothing but " + what,

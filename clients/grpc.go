@@ -19,9 +19,9 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// The service has three methods. Wait answers after a duration; Tick answers with
-// a stream of small messages, so many of them, with a pause before each; Push
-// takes a stream of messages, and answers once it has ended.
+// The service has three methods. Wait answers after a duration; Tick answers
+// with a stream of small messages, so many of them, with a pause before each;
+// Push takes a stream of messages, and answers once it has ended.
 
 var service = grpc.ServiceDesc{
 	ServiceName: "clients.Service",

@@ -57,7 +57,8 @@ func (t *tracked) Close() error {
 // errRefused is the loss of a client that gets no connection.
 type errRefused struct{ error }
 
-// errStatus is an answer other than 200, as from a balancer that lost its server.
+// errStatus is an answer other than 200, as from a balancer that lost its
+// server.
 type errStatus int
 
 func (e errStatus) Error() string { return fmt.Sprintf("status %d", int(e)) }

@@ -281,8 +281,8 @@ func prepare() (dir string, err error) {
 	return dir, err
 }
 
-// build makes a certificate that nothing checks (PEM, and PKCS 12 for Java), and
-// the Java server.
+// build makes a certificate that nothing checks (PEM, and PKCS 12 for Java),
+// and the Java server.
 func build(dir string) error {
 	for _, args := range [][]string{
 		{"javac", "Server.java"},

@@ -39,7 +39,8 @@ func callsOut(*world) []string {
 	return []string{self(), "-server", "calls", "http://" + nodeIP + ":7002"}
 }
 
-// oneWay sends a line in each period until then, and leaves the connection open.
+// oneWay sends a line in each period until then, and leaves the connection
+// open.
 func (w *world) oneWay(n int, period, until time.Duration) {
 	for i := range n {
 		w.clients.Go(func() {
@@ -279,8 +280,8 @@ func (w *world) pingingSocket(from string, every time.Duration) {
 	c.Close()
 }
 
-// webSocketUntil is one that says something twice a second, and is closed by the
-// client so long after t0.
+// webSocketUntil is one that says something twice a second, and is closed by
+// the client so long after t0.
 func (w *world) webSocketUntil(from string, end time.Duration) {
 	began := time.Now()
 	c, err := w.upgrade(from)

@@ -43,7 +43,8 @@ func TestLogOfAForwardedSignal(t *testing.T) {
 	}
 }
 
-// Each case can be told from the others, and each of its rows expects something.
+// Each case can be told from the others, and each of its rows expects
+// something.
 func TestCases(t *testing.T) {
 	seen := map[string]bool{}
 	for _, c := range cases {

@@ -140,8 +140,8 @@ func sink() error {
 	return err
 }
 
-// greets speaks first, as SMTP and MySQL do, and answers each line after so many
-// milliseconds as it says.
+// greets speaks first, as SMTP and MySQL do, and answers each line after so
+// many milliseconds as it says.
 func greets() error {
 	l, err := net.Listen("tcp", listenAddr())
 	for err == nil {

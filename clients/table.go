@@ -229,8 +229,8 @@ func (r *result) name() string {
 	return order{Case: r.Case, Until: r.Until, Budget: time.Duration(r.Budget * float64(time.Second))}.name()
 }
 
-// defaultTable compares no value, or another one, with window: a row for each case and budget.
-// Sorted results of one subject are expected.
+// defaultTable compares no value, or another one, with window: a row for each
+// case and budget. Sorted results of one subject are expected.
 func defaultTable(results []result) string {
 	var b strings.Builder
 	b.WriteString("| case | budget | window: lost | over | default: lost | over | why | what is worse |\n" +

@@ -507,7 +507,8 @@ func readHAProxy(t *testing.T, b block) {
 func runLine(t *testing.T, line string) {
 	switch {
 	case strings.HasPrefix(line, "docker build"):
-		// examples/build-images.sh builds these, and TestDockerfiles reads them.
+		// examples/build-images.sh builds these, and TestDockerfiles reads
+		// them.
 		file := regexp.MustCompile(`-f (\S+)`).FindStringSubmatch(line)
 		if _, err := os.Stat(filepath.Join("..", file[1])); err != nil {
 			t.Error(err)

@@ -8,7 +8,8 @@ import (
 )
 
 // newProbe returns a function that probes s once: connect, request, answer,
-// close. It makes plain system calls, so that what is allocated is the server's.
+// close. It makes plain system calls, so that what is allocated is the
+// server's.
 func newProbe(t testing.TB, s *Server) func() {
 	to := &unix.SockaddrInet4{Port: int(s.Port()), Addr: [4]byte{127, 0, 0, 1}}
 	request := []byte("GET /readyz HTTP/1.1\r\nHost: 10.0.0.1:8099\r\n" +

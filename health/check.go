@@ -120,7 +120,8 @@ func Watch(ctx context.Context, check Check, interval time.Duration, hint string
 type history interface {
 	// next returns what is to be sent for a result, and whether it is.
 	next(Result) (Result, bool)
-	// wait returns the time until the next check, and whether there is to be one.
+	// wait returns the time until the next check, and whether there is to be
+	// one.
 	wait() (time.Duration, bool)
 }
 

@@ -114,8 +114,8 @@ func TestABurstOfProbesCostsNoMemory(t *testing.T) {
 	})
 }
 
-// TestSlowGarbageIsReturned makes less garbage than the collector runs for after
-// a collection by itself: 15 reports are 0.5 MB.
+// TestSlowGarbageIsReturned makes less garbage than the collector runs for
+// after a collection by itself: 15 reports are 0.5 MB.
 func TestSlowGarbageIsReturned(t *testing.T) {
 	const mostKB = 2600
 	env, url := healthPort(t)

@@ -276,7 +276,8 @@ func TestEveryVariableRefusesWhatItCannotUse(t *testing.T) {
 			if name == "READY_CHECK" {
 				shown = strings.Replace(v, "u:p@", "...@", 1) // a password
 			}
-			// A sum that does not fit is reported for the budget, and names the others.
+			// A sum that does not fit is reported for the budget, and names the
+			// others.
 			if len(lines) < 2 || !strings.Contains(lines[0], fmt.Sprintf("DRAINIT_%s=%q: ", name, shown)) && !strings.Contains(lines[0], name+" ") || !strings.HasPrefix(lines[1], "drainit: hint: ") {
 				t.Errorf("%s=%q: want the variable, the value and the fix:\n%s", name, v, stderr.Bytes())
 			}

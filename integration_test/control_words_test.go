@@ -176,8 +176,8 @@ func TestControlWhereItCannotWork(t *testing.T) {
 }
 
 // The server on HEALTH_ADDR names a PID, and a control signal kills a process
-// that is not drainit; -1 would kill every process. Here these are the processes
-// of a PID namespace, with one that must survive.
+// that is not drainit; -1 would kill every process. Here these are the
+// processes of a PID namespace, with one that must survive.
 func TestNobodyButDrainitIsSignalled(t *testing.T) {
 	t.Parallel()
 	var pid atomic.Value

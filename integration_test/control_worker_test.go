@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// workerProgram builds the child that takes commands while it runs, unless it is
-// there.
+// workerProgram builds the child that takes commands while it runs, unless it
+// is there.
 var workerProgram = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(filepath.Dir(testchild), "worker")
 	if _, err := os.Stat(path); err == nil {
@@ -256,7 +256,8 @@ func (l *lines) from(t *testing.T, n int, text string) string {
 	}
 }
 
-// stamped returns the instant in a line of the worker: its second word, or later.
+// stamped returns the instant in a line of the worker: its second word, or
+// later.
 func stamped(t *testing.T, line string) time.Time {
 	t.Helper()
 	for word := range strings.FieldsSeq(line) {

@@ -110,7 +110,8 @@ func (c *container) drainNet(t *testing.T) *drainNet {
 	return n
 }
 
-// drainNoNetlink is a seccomp profile that allows everything but netlink sockets.
+// drainNoNetlink is a seccomp profile that allows everything but netlink
+// sockets.
 func drainNoNetlink(t *testing.T) string {
 	t.Helper()
 	profile, err := json.Marshal(map[string]any{

@@ -83,9 +83,9 @@ func (l *drainLoad) stop() {
 	close(l.stopped)
 }
 
-// balance moves the clients to another endpoint some time after readiness turns,
-// or after t0 where there is no readiness port, as an endpoint's removal would.
-// It probes readiness all the time, as kubelets do.
+// balance moves the clients to another endpoint some time after readiness
+// turns, or after t0 where there is no readiness port, as an endpoint's removal
+// would. It probes readiness all the time, as kubelets do.
 func (l *drainLoad) balance(health string, late time.Duration) {
 	defer close(l.moved)
 	for health != "" && l.ready(health) {
@@ -210,7 +210,8 @@ func (c *drainConn) ask(path string, last bool) (code int, answering bool, err e
 	return r.StatusCode, true, err
 }
 
-// pause waits, and reports whether the server has closed the connection meanwhile.
+// pause waits, and reports whether the server has closed the connection
+// meanwhile.
 func (c *drainConn) pause(d time.Duration) (closed bool) {
 	c.SetReadDeadline(time.Now().Add(d))
 	_, err := c.r.Peek(1)

@@ -41,7 +41,8 @@ func drainNeighbours(t *testing.T) {
 	s.inside, s.beside = nil, drainSidecar(nil)
 	drainRun(t, s, "closed", 2, check)
 
-	// In the host's network namespace nothing else may tell them apart; the ports do.
+	// In the host's network namespace nothing else may tell them apart; the
+	// ports do.
 	s.scenario = "7 sidecar, told by PORTS"
 	s.env = append(s.env, fmt.Sprintf("PORTS=%d", drainPort))
 	drainRun(t, s, "closed", 2, check)

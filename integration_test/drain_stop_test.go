@@ -37,8 +37,8 @@ func drainSeed() uint64 {
 	return n
 }
 
-// drainCompare runs one stop under each init, and the given number of them under
-// each value of DRAIN_UNTIL, whose results it passes to check. All run in
+// drainCompare runs one stop under each init, and the given number of them
+// under each value of DRAIN_UNTIL, whose results it passes to check. All run in
 // parallel.
 func drainCompare(t *testing.T, s drainStop, stops int, until []string, check func(t *testing.T, r *drainResult)) {
 	for _, init := range drainInits {
@@ -166,8 +166,8 @@ func drainHurries(t *testing.T) {
 	})
 }
 
-// Twenty WebSockets that end by themselves within 8 s, behind a server that closes
-// them on SIGTERM.
+// Twenty WebSockets that end by themselves within 8 s, behind a server that
+// closes them on SIGTERM.
 func drainWebSockets(t *testing.T) {
 	s := drainStop{
 		scenario: "3 WebSockets end within 8 s", server: drainUvicorn, env: []string{"DRAIN_WINDOW=1s", "STOP_RESERVE=5s"},
@@ -257,7 +257,8 @@ func drainSlowReaders(t *testing.T) {
 	}, 1, []string{"idle", "closed"}, func(t *testing.T, r *drainResult) { r.lossless(t) })
 }
 
-// Fifty connections that stay and are never idle, some of them with slow requests.
+// Fifty connections that stay and are never idle, some of them with slow
+// requests.
 func drainKeepAlives(t *testing.T) {
 	for _, server := range []drainServer{drainNode, drainThreads} {
 		drainCompare(t, drainStop{

@@ -17,15 +17,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What clients lose when a server is stopped, measured: each scenario beside the
-// same run without an init, under tini, under dumb-init, and under drainit with a
-// fixed window, all in one run, with one table at the end:
+// What clients lose when a server is stopped, measured: each scenario beside
+// the same run without an init, under tini, under dumb-init, and under drainit
+// with a fixed window, all in one run, with one table at the end:
 //
 //	go test -run TestNobodyIsLost -v ./integration_test
 //
 // Every stop is that of a container: the init (or the server, if there is none)
-// is PID 1, in a network namespace of its own, and what has not ended at the end
-// of the grace period gets SIGKILL. What varies between two runs comes from
+// is PID 1, in a network namespace of its own, and what has not ended at the
+// end of the grace period gets SIGKILL. What varies between two runs comes from
 // TEST_SEED. Times are asserted only where a scenario is about them, and
 // generously.
 
@@ -107,8 +107,8 @@ func (n *drainNet) do(f func()) {
 	f()
 }
 
-// join connects two namespaces by a pair of interfaces: this one gets 10.99.0.1,
-// other 10.99.0.2.
+// join connects two namespaces by a pair of interfaces: this one gets
+// 10.99.0.1, other 10.99.0.2.
 func (n *drainNet) join(t *testing.T, other *drainNet) {
 	t.Helper()
 	ip := func(in *drainNet, args ...string) {

@@ -159,8 +159,8 @@ func TestTheChildsLimitUmaskAndSignalMask(t *testing.T) {
 	})
 }
 
-// TestNoNotifySocketUnlessAskedFor: Puma, for one, complains at each start where
-// there is one.
+// TestNoNotifySocketUnlessAskedFor: Puma, for one, complains at each start
+// where there is one.
 func TestNoNotifySocketUnlessAskedFor(t *testing.T) {
 	t.Parallel()
 	p := start(t, setup{env: quick}, "--", "/usr/bin/env")

@@ -1,7 +1,7 @@
 // Package integration_test runs the built binary as containers do: as the first
 // process of a PID namespace, in Docker, behind a terminal, in front of real
-// servers. A test that can't run here is skipped with its reason, or fails where
-// CI=true and what it needs could have been installed.
+// servers. A test that can't run here is skipped with its reason, or fails
+// where CI=true and what it needs could have been installed.
 package integration_test
 
 import (
@@ -278,8 +278,8 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 }
 
-// send is signal for a drainit that may have ended. It uses the handle, since the
-// PID may be another process's by now.
+// send is signal for a drainit that may have ended. It uses the handle, since
+// the PID may be another process's by now.
 func (p *process) send(sig syscall.Signal) error { return p.handle.Signal(sig) }
 
 // wait waits for drainit's end and returns its exit code.
@@ -327,9 +327,9 @@ func (p *process) child() int {
 	return pid
 }
 
-// catching waits until drainit catches signals. SIGCONT is the first one that the
-// Go runtime leaves alone until asked, and drainit asks for it after SIGTERM. No
-// child may have been started before.
+// catching waits until drainit catches signals. SIGCONT is the first one that
+// the Go runtime leaves alone until asked, and drainit asks for it after
+// SIGTERM. No child may have been started before.
 func (p *process) catching() {
 	for end := time.Now().Add(patience); time.Now().Before(end); {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.pid, p.pid))
@@ -346,9 +346,9 @@ func (p *process) catching() {
 	p.t.Error("drainit catches no signals")
 }
 
-// signalSet reads one of the masks in /proc/PID/status, without 32 and 33, which
-// belong to the C library: children of glibc's posix_spawn, such as make's, ignore
-// them.
+// signalSet reads one of the masks in /proc/PID/status, without 32 and 33,
+// which belong to the C library: children of glibc's posix_spawn, such as
+// make's, ignore them.
 func signalSet(status, name string) uint64 {
 	_, rest, _ := strings.Cut(status, "\n"+name+":\t")
 	word, _, _ := strings.Cut(rest, "\n")

@@ -318,7 +318,8 @@ func TestDatagramsFromOutsideAreRefused(t *testing.T) {
 	})
 	t.Run("from a neighbour that shares the network namespace", func(t *testing.T) {
 		t.Parallel()
-		// Without /dev/shm the name is abstract, and belongs to the network namespace.
+		// Without /dev/shm the name is abstract, and belongs to the network
+		// namespace.
 		w := box(t, []string{"--ipc", "none", "--read-only"}, []string{"READY_CHECK=notify"})
 		_, env := w.childEnv()
 		if !strings.HasPrefix(env["NOTIFY_SOCKET"], "@") {
@@ -443,8 +444,8 @@ func TestAnUpstreamThatDoesNotReadOrIsNotThere(t *testing.T) {
 
 func TestNotifyWithoutAWritablePlace(t *testing.T) {
 	t.Parallel()
-	// No /dev/shm, a read-only disk, no capability, another uid: it still works,
-	// for senders that understand abstract names.
+	// No /dev/shm, a read-only disk, no capability, another uid: it still
+	// works, for senders that understand abstract names.
 	w := box(t, []string{"--ipc", "none", "--read-only", "--user", "65534", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"},
 		[]string{"READY_CHECK=notify", "WATCHDOG=1h"})
 	pid, env := w.childEnv()

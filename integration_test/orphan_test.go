@@ -46,7 +46,8 @@ func TestOrphansThatDieAtOnceAreAllReaped(t *testing.T) {
 				long(t, p.out, "ready")
 				began := time.Now()
 				p.signal(unix.SIGUSR1)
-				// drainit forwards the signal; the process that forked them is one more.
+				// drainit forwards the signal; the process that forked them is
+				// one more.
 				for end := time.Now().Add(time.Minute); reaped(url) < n; time.Sleep(20 * time.Millisecond) {
 					if time.Now().After(end) {
 						t.Fatalf("%d of %d were reaped", reaped(url), n)
@@ -62,8 +63,9 @@ func TestOrphansThatDieAtOnceAreAllReaped(t *testing.T) {
 	}
 }
 
-// crowd waits until there is room for n more processes, and keeps concurrent runs
-// of these tests from taking it: many machines allow 32,768 processes in all.
+// crowd waits until there is room for n more processes, and keeps concurrent
+// runs of these tests from taking it: many machines allow 32,768 processes in
+// all.
 func crowd(t *testing.T, n int) {
 	t.Helper()
 	lock, err := os.OpenFile(filepath.Join(os.TempDir(), "drainit-test-crowd.lock"), os.O_CREATE|os.O_RDWR, 0o666)

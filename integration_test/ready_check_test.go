@@ -82,7 +82,8 @@ func TestNotReadyBeforeTheServerListens(t *testing.T) {
 
 func TestListenSeesNeitherItsOwnPortNorANeighbours(t *testing.T) {
 	t.Parallel()
-	// The neighbours: everything that listens on this machine, and this listener.
+	// The neighbours: everything that listens on this machine, and this
+	// listener.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +94,8 @@ func TestListenSeesNeitherItsOwnPortNorANeighbours(t *testing.T) {
 	w.becomes(503, "no listening TCP socket yet")
 	w.tell(fmt.Sprintf("listen 127.0.0.1:%d", port), "listening")
 	w.becomes(200, fmt.Sprintf("listening on %d", port))
-	// Checked only while the child starts: it may close its listener for a while.
+	// Checked only while the child starts: it may close its listener for a
+	// while.
 	w.tell("close", "closed")
 	w.asks("/readyz", 200, "")
 }

@@ -21,7 +21,8 @@ var quick = []string{"GRACE_PERIOD=10s", "DRAIN_WINDOW=0s"}
 
 func TestEverySignal(t *testing.T) {
 	// Not forwarded: those that can't be caught, and drainit's own. The last
-	// four are, but the child can't catch them. SIGTERM and SIGINT begin a stop.
+	// four are, but the child can't catch them. SIGTERM and SIGINT begin a
+	// stop.
 	deadly := []unix.Signal{unix.SIGPROF, 32, 33, 34}
 	not := append([]unix.Signal{
 		unix.SIGKILL, unix.SIGSTOP, unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, 60, 61, 62, 63,
@@ -141,8 +142,8 @@ func inParallel(t *testing.T, n int, f func(int)) {
 
 func TestSIGTERMWhileTheChildStartsIsNeverLost(t *testing.T) {
 	inParallel(t, 500, func(i int) {
-		// The signal ends the child at any moment of its life, so any other code
-		// than 143 means that it was lost.
+		// The signal ends the child at any moment of its life, so any other
+		// code than 143 means that it was lost.
 		p, err := launch(t, setup{env: quick, proc: "host"}, "--", "/bin/sleep", "15")
 		if err != nil {
 			t.Error(err)

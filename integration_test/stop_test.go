@@ -109,7 +109,8 @@ func (p *process) onlyStarted() {
 
 func TestHiddenProc(t *testing.T) {
 	// As PID 1 nothing essential may need /proc. Otherwise drainit's processes
-	// can't be told from others without it, and only the child's group is known.
+	// can't be told from others without it, and only the child's group is
+	// known.
 	t.Run("a stop and its deadline", func(t *testing.T) {
 		t.Parallel()
 		p := start(t, setup{proc: "none", env: []string{"GRACE_PERIOD=2s", "DRAIN_WINDOW=100ms"}}, "--", "/bin/sh", "-c", "trap '' TERM; echo ready; sleep 100 & sleep 100")

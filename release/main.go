@@ -64,8 +64,8 @@ func release(repo, version, out string) error {
 	return nil
 }
 
-// prepare makes dir an empty folder. It removes only what a release has written:
-// a folder without SHA256SUMS is something else, unless it is empty.
+// prepare makes dir an empty folder. It removes only what a release has
+// written: a folder without SHA256SUMS is something else, unless it is empty.
 func prepare(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > 0 {

@@ -33,8 +33,8 @@ func section(changelog, version string) (string, error) {
 	return strings.TrimSpace(text) + "\n", nil
 }
 
-// writeManual writes drainit.1 from what `drainit help` prints, so that there is
-// one text to keep true.
+// writeManual writes drainit.1 from what `drainit help` prints, so that there
+// is one text to keep true.
 func writeManual(s *source, out string) error {
 	binary, err := native(out)
 	if err != nil {

@@ -56,8 +56,8 @@ func parts(path string) ([]part, error) {
 	return all, nil
 }
 
-// writeSBOMs writes what the binaries are made of, in the two usual formats. The
-// binaries of all targets have the same parts.
+// writeSBOMs writes what the binaries are made of, in the two usual formats.
+// The binaries of all targets have the same parts.
 func writeSBOMs(s *source, out string) error {
 	all, err := parts(filepath.Join(out, targets[0].file()))
 	if err != nil {

@@ -40,8 +40,8 @@ func BenchmarkSampleArrivals(b *testing.B) {
 }
 
 // leastCPU does something again and again, and reports the least CPU time that
-// it took: that is comparable on a machine with other work, where a clock's time
-// is not.
+// it took: that is comparable on a machine with other work, where a clock's
+// time is not.
 func leastCPU(b *testing.B, do func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -74,8 +74,9 @@ const (
 	// A haproxy that pools HTTP/2 sends 20 to 50 bytes a segment and is sent 60
 	// to 90, of redis' protocol it is less.
 	terseRequest, terseAnswer = 64, 100
-	// The shortest request of HTTP/1.0 ("GET / HTTP/1.0", and an empty line) has
-	// as many bytes, and no answer has less. HTTP/2's greeting has as many, too.
+	// The shortest request of HTTP/1.0 ("GET / HTTP/1.0", and an empty line)
+	// has as many bytes, and no answer has less. HTTP/2's greeting has as many,
+	// too.
 	leastHTTP = 18
 	// What a server has sent when a TLS 1.3 handshake is complete, and what it
 	// has received with the request: Go 769 bytes, node 1,215; a chain of
@@ -170,8 +171,8 @@ func (r *rules) claimOf(c *connState, s *socket, now time.Duration) claim {
 	return r.answered(c, s, now, suspect)
 }
 
-// awaitingAnswer applies the rules to a connection whose last bytes came from the
-// client.
+// awaitingAnswer applies the rules to a connection whose last bytes came from
+// the client.
 func (r *rules) awaitingAnswer(c *connState, s *socket, now time.Duration, certain func(string) claim,
 	suspect func(string, time.Duration) claim) claim {
 	last := now - min(s.recvAgo, s.sentAgo)
@@ -229,7 +230,8 @@ func (r *rules) answered(c *connState, s *socket, now time.Duration,
 		held = suspect("connection that speaks in frames", last+suspectFor)
 	case c.unsettled() && !r.cleartext[s.local] && handshaken(s) && s.recvAgo-s.sentAgo <= s.rtt+2*tick:
 		held = suspect("TLS connection before its first answer", last+suspectFor)
-	// The child is known for streams, and this answer may be one that has begun.
+	// The child is known for streams, and this answer may be one that has
+	// begun.
 	case r.streamPause > 0 && s.sentAgo < r.streamPause:
 		held = suspect("answer that may pause", now-s.sentAgo+r.streamPause)
 	// An answer may come in pieces, until it is known that they don't.
@@ -283,10 +285,10 @@ func learn(ports *map[uint16]bool, port uint16) bool {
 	return true
 }
 
-// isCleartext reports whether a connection shows that its port speaks no TLS: it
-// was answered fewer bytes than a TLS client's first message has, or a single
-// segment so long ago that a handshake would have gone on or timed out. (After a
-// second a busy client's had not.)
+// isCleartext reports whether a connection shows that its port speaks no TLS:
+// it was answered fewer bytes than a TLS client's first message has, or a
+// single segment so long ago that a handshake would have gone on or timed out.
+// (After a second a busy client's had not.)
 func isCleartext(s *socket) bool {
 	small := s.recv > 0 && s.recv < 180
 	single := s.dataIn == 1 && s.sentAgo >= handshakeTimeout

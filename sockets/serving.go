@@ -35,8 +35,8 @@ func (c *Counter) Serving() (Serving, error) {
 	inodes, complete := descendantSockets(os.Getpid())
 	var s Serving
 	err := s.read(inodes)
-	// A server that has closed its listener, for a reload or to hand it over, is
-	// no worker: what it has listened on since the start counts.
+	// A server that has closed its listener, for a reload or to hand it over,
+	// is no worker: what it has listened on since the start counts.
 	c.mu.Lock()
 	s.TCP = sorted(append(s.TCP, c.ports...))
 	c.mu.Unlock()

@@ -93,9 +93,9 @@ type Options struct {
 	// ports, counted before each is begun. It may be nil.
 	Dials func() uint64
 	// Patience is how long ambiguous evidence holds after t0, up to the longest
-	// that measurements have shown to be of use, which 0 stands for. It has to end some seconds before
-	// the signal is forwarded in any case: then an instant is looked for in which
-	// nothing is in flight.
+	// that measurements have shown to be of use, which 0 stands for. It has to
+	// end some seconds before the signal is forwarded in any case: then an
+	// instant is looked for in which nothing is in flight.
 	Patience time.Duration
 	// StreamPause is how long the pauses of the child's streams are, at most; 0
 	// if that is unknown.

@@ -12,9 +12,9 @@ type alarm struct {
 }
 
 // alarms returns everything that the passing of time can bring about in this
-// phase. arm waits for the earliest of them and fireDue runs those that are due,
-// so neither can miss one that the other knows. Firing an alarm removes it from
-// the list, by changing what the list is made from.
+// phase. arm waits for the earliest of them and fireDue runs those that are
+// due, so neither can miss one that the other knows. Firing an alarm removes it
+// from the list, by changing what the list is made from.
 func (l *loop) alarms() []alarm {
 	l.due = l.due[:0]
 	l.addAlarm(l.watchdog.deadline(), (*loop).onWatchdogOverdue)
@@ -84,8 +84,8 @@ func earliest(all []alarm) alarm {
 }
 
 // killAt returns when a child that has not ended gets SIGKILL. If drainit was
-// late with the stop signal, the child still has what is left of the budget, and
-// at least minGrace.
+// late with the stop signal, the child still has what is left of the budget,
+// and at least minGrace.
 func (l *loop) killAt() time.Time {
 	at := l.stop.at.Add(l.Timeline.KillAfter())
 	if l.stop.late {

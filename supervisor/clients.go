@@ -98,8 +98,8 @@ func (l *loop) onServing(s serving) {
 	l.forwardWithoutClients()
 }
 
-// forwardWithoutClients ends the wait of a child that has no clients, before the
-// window has passed. Such a child listens on nothing, and then an explicit
+// forwardWithoutClients ends the wait of a child that has no clients, before
+// the window has passed. Such a child listens on nothing, and then an explicit
 // DRAIN_WINDOW is obeyed all the same; or its container has never been ready,
 // so that nothing was routed to it, and no connection has arrived either.
 func (l *loop) forwardWithoutClients() {
@@ -116,8 +116,9 @@ func (l *loop) forwardWithoutClients() {
 	}
 }
 
-// onVerdict handles what the watcher saw. A verdict holds for this instant only:
-// that the condition was met before the end of the window is not remembered.
+// onVerdict handles what the watcher saw. A verdict holds for this instant
+// only: that the condition was met before the end of the window is not
+// remembered.
 func (l *loop) onVerdict(v sockets.Verdict, ok bool) {
 	if !ok {
 		// The watcher has ended: counting failed, the window decides.

@@ -318,9 +318,10 @@ func (r *record) cause() string {
 // stopLike are the signals that images and init systems stop servers with.
 var stopLike = []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGWINCH, unix.SIGUSR1, unix.SIGPWR, 37}
 
-// endedBySignal reports whether the child ended without a stop, of a signal that
-// drainit forwarded at once, or soon after one that servers are stopped with.
-// Nothing inside a container tells which signal is the image's STOPSIGNAL.
+// endedBySignal reports whether the child ended without a stop, of a signal
+// that drainit forwarded at once, or soon after one that servers are stopped
+// with. Nothing inside a container tells which signal is the image's
+// STOPSIGNAL.
 func (r *record) endedBySignal() bool {
 	sig, status := r.child.lastSignal, r.child.exit.Status
 	if r.stop.begun() || !r.child.exited || sig == 0 {
@@ -333,8 +334,8 @@ func (r *record) endedBySignal() bool {
 		r.child.exitedAt.Sub(r.child.lastSignalAt) < r.policy.Timeline.Grace
 }
 
-// killedByOther reports whether the child died of a SIGKILL that drainit did not
-// send.
+// killedByOther reports whether the child died of a SIGKILL that drainit did
+// not send.
 func (r *record) killedByOther() bool {
 	status := r.child.exit.Status
 	if !r.child.exited || !status.Signaled() || status.Signal() != unix.SIGKILL {

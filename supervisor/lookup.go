@@ -57,7 +57,8 @@ func Lookup(name string) (string, error) {
 			return file, nil
 		}
 		// bash and dash skip a directory of that name, and anything below a
-		// directory that this user can't search: root's PATH is often inherited.
+		// directory that this user can't search: root's PATH is often
+		// inherited.
 		if info, serr := os.Stat(file); serr == nil && !info.IsDir() {
 			denied = err
 		}
@@ -69,8 +70,8 @@ func Lookup(name string) (string, error) {
 		"install it in the image, name it by its full path, or set PATH"}
 }
 
-// checkExecutable reports why file can't be executed, as far as that can be told
-// beforehand.
+// checkExecutable reports why file can't be executed, as far as that can be
+// told beforehand.
 func checkExecutable(file string) error {
 	info, err := os.Stat(file)
 	switch {

@@ -28,8 +28,8 @@ type Process struct {
 var _ System = (*Process)(nil)
 
 // Start runs argv with the environment env, in a process group of its own and
-// with drainit's descriptors, directory and limits. The variables pidVars are set
-// to its own PID. The error is a *StartError.
+// with drainit's descriptors, directory and limits. The variables pidVars are
+// set to its own PID. The error is a *StartError.
 //
 // It uses neither os.Process nor exec.Cmd: both wait, and only the loop may.
 func Start(argv, env []string, group bool, pidVars []string) (*Process, error) {
@@ -82,9 +82,9 @@ func executable() string {
 	return ""
 }
 
-// ExecChild is the trampoline's main: it sets the variables that args[0] names to
-// its PID, executes the file args[1] with the arguments args[2:], and returns,
-// with an exit code, only if that fails.
+// ExecChild is the trampoline's main: it sets the variables that args[0] names
+// to its PID, executes the file args[1] with the arguments args[2:], and
+// returns, with an exit code, only if that fails.
 func ExecChild(args []string) int {
 	file, argv := args[1], args[2:]
 	env := proc.Environ()
@@ -153,9 +153,9 @@ func (p *Process) SetMain(pid int) error {
 	return nil
 }
 
-// MainAlive reports whether a successor still runs. Until its parent has ended it
-// is not drainit's own child, so its PID could be another process's by now: only
-// a living descendant counts.
+// MainAlive reports whether a successor still runs. Until its parent has ended
+// it is not drainit's own child, so its PID could be another process's by now:
+// only a living descendant counts.
 func (p *Process) MainAlive() bool {
 	stat, err := proc.Stat(p.pid)
 	return err == nil && !stat.Ended() && proc.Descends(p.pid, os.Getpid()) == nil
@@ -198,9 +198,9 @@ func (p *Process) explainDenied(err error) error {
 
 // SignalOthers sends sig to every process that is left, or only to those
 // outside the child's process group: to drainit's own descendants, and so never
-// to a command that was started with `docker exec` or `kubectl exec`. SIGKILL as
-// PID 1 is for everything in the PID namespace, in one call that no fork can slip
-// through.
+// to a command that was started with `docker exec` or `kubectl exec`. SIGKILL
+// as PID 1 is for everything in the PID namespace, in one call that no fork can
+// slip through.
 func (p *Process) SignalOthers(sig unix.Signal, outsideGroup bool) {
 	if p.init && sig == unix.SIGKILL {
 		unix.Kill(-1, sig)

@@ -82,7 +82,8 @@ func (l *loop) clientStatus() *health.Clients {
 	return c
 }
 
-// atForward returns the clients at the instant of the forwarding, or nil before.
+// atForward returns the clients at the instant of the forwarding, or nil
+// before.
 func (l *loop) atForward() *health.AtForward {
 	if l.stop.forwarded.IsZero() {
 		return nil

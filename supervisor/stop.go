@@ -102,8 +102,8 @@ const heldUpAfter = 500 * time.Millisecond
 // forward sends the child its stop signal.
 func (l *loop) forward(why string) {
 	if l.phase == Draining {
-		// Whether the child is stopped, or gone, may be news still to be read: a
-		// SIGCHLD that came together with the stop signal waits behind it.
+		// Whether the child is stopped, or gone, may be news still to be read:
+		// a SIGCHLD that came together with the stop signal waits behind it.
 		l.reap()
 	}
 	if l.phase != Draining {
@@ -151,7 +151,8 @@ func (l *loop) logForwarded(now time.Time) {
 func (l *loop) stopSignal() unix.Signal { return l.Policy.ForwardedAs(l.stop.received) }
 
 // ForwardedAs returns what the child is sent for the stop signal received. For
-// none, as when prestop began the stop, that is SIGTERM unless STOP_SIGNAL is set.
+// none, as when prestop began the stop, that is SIGTERM unless STOP_SIGNAL is
+// set.
 func (p *Policy) ForwardedAs(received unix.Signal) unix.Signal {
 	switch {
 	case p.StopSignal != 0:
@@ -165,8 +166,8 @@ func (p *Policy) ForwardedAs(received unix.Signal) unix.Signal {
 // onKillDue sends SIGKILL at kill_at, or when the time for what the child left
 // behind is over.
 func (l *loop) onKillDue() {
-	// What has exited by now needs no SIGKILL, and must not be reported as if it
-	// had been killed.
+	// What has exited by now needs no SIGKILL, and must not be reported as if
+	// it had been killed.
 	l.reap()
 	if !l.child.noProcesses {
 		l.transition(killDue)

@@ -57,8 +57,8 @@ import (
 type System interface {
 	// PID returns the child's PID.
 	PID() int
-	// FirstPID returns the PID of the process that was started: the child, until
-	// a successor takes over.
+	// FirstPID returns the PID of the process that was started: the child,
+	// until a successor takes over.
 	FirstPID() int
 	// SetMain makes another descendant the child. It returns an error for a
 	// process that does not descend from drainit.
@@ -323,7 +323,8 @@ func (l *loop) done() bool {
 	return l.child.exited && l.Timeline.OrphanGrace == 0
 }
 
-// finish returns the outcome, and the code alone if there is a bug in the words.
+// finish returns the outcome, and the code alone if there is a bug in the
+// words.
 func (l *loop) finish() (o Outcome) {
 	defer func() {
 		if p := recover(); p != nil {

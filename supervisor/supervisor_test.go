@@ -678,8 +678,8 @@ func TestDenied(t *testing.T) {
 	})
 }
 
-// TestDeniedStatus: /statusz and /metrics count no signal that was not sent, and
-// the last words blame none for the end of the child.
+// TestDeniedStatus: /statusz and /metrics count no signal that was not sent,
+// and the last words blame none for the end of the child.
 func TestDeniedStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(setup{child: process{stubborn: true}, denied: true})

@@ -7,11 +7,11 @@ import (
 )
 
 // forkThread is the OS thread that starts the child, kept for the life of the
-// program. It blocks no signal, and so neither does the child, whatever drainit's
-// parent has blocked and on whichever thread the runtime would have started it.
-// A child that asks to be traced (PTRACE_TRACEME, as programs do that
-// defend themselves against debuggers) is traced by that thread, and only from
-// there can it be let go: see ptrace(2).
+// program. It blocks no signal, and so neither does the child, whatever
+// drainit's parent has blocked and on whichever thread the runtime would have
+// started it. A child that asks to be traced (PTRACE_TRACEME, as programs do
+// that defend themselves against debuggers) is traced by that thread, and only
+// from there can it be let go: see ptrace(2).
 type forkThread chan func()
 
 func newForkThread() forkThread {
@@ -37,9 +37,9 @@ func (t forkThread) do(f func()) {
 }
 
 // Detach lets a child go on that was stopped by sig because it asked to be
-// traced, and reports whether it was: the kernel would otherwise keep it stopped
-// at each signal. sig is delivered, but for the SIGTRAP that execve(2) raises in
-// a traced process.
+// traced, and reports whether it was: the kernel would otherwise keep it
+// stopped at each signal. sig is delivered, but for the SIGTRAP that execve(2)
+// raises in a traced process.
 func (p *Process) Detach(pid int, sig unix.Signal) bool {
 	if sig == unix.SIGTRAP {
 		sig = 0

@@ -53,7 +53,8 @@ func (w *watchdog) update(m notify.Message, now time.Time) (revived bool) {
 	return revived
 }
 
-// onLiveness handles a result of LIVE_CHECK, which turns /livez to 503 and back.
+// onLiveness handles a result of LIVE_CHECK, which turns /livez to 503 and
+// back.
 func (l *loop) onLiveness(r health.Result) {
 	if l.stop.begun() {
 		return // a container that stops is not to be restarted for it
@@ -69,8 +70,8 @@ func (l *loop) onLiveness(r health.Result) {
 	l.publish()
 }
 
-// notAlive returns why /livez answers 503, or nothing if it does not. LIVE_CHECK
-// counts until a stop begins.
+// notAlive returns why /livez answers 503, or nothing if it does not.
+// LIVE_CHECK counts until a stop begins.
 func (l *loop) notAlive() string {
 	switch {
 	case l.watchdog.missed:

@@ -110,8 +110,8 @@ func (r *replica) wait(ctx context.Context) error {
 	}
 }
 
-// end stops the replica for good, and at once: under drainit with the signal that
-// `drainit skip` sends. It does nothing if the replica does not run.
+// end stops the replica for good, and at once: under drainit with the signal
+// that `drainit skip` sends. It does nothing if the replica does not run.
 func (r *replica) end() {
 	if r.cmd == nil {
 		return
@@ -133,9 +133,9 @@ func (r *replica) end() {
 	<-r.done
 }
 
-// freePorts finds n ports to listen on. A replica keeps its port across restarts,
-// so they must not be in the range from which the kernel numbers connections, as
-// those of port 0 are.
+// freePorts finds n ports to listen on. A replica keeps its port across
+// restarts, so they must not be in the range from which the kernel numbers
+// connections, as those of port 0 are.
 func freePorts(n int) (ports []int, err error) {
 	from, to := 10000, 60999
 	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {

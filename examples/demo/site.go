@@ -58,8 +58,8 @@ func (s *site) place(dir string, o options) error {
 }
 
 // drainitEnv returns the configuration of drainit. A container would need only
-// DRAINIT_DRAIN_WINDOW: there the address is the default, and the only listening
-// socket is the server's.
+// DRAINIT_DRAIN_WINDOW: there the address is the default, and the only
+// listening socket is the server's.
 func drainitEnv(health, addr string, port int, o options) []string {
 	const reserve, margin, spare = 2 * time.Second, time.Second, 5 * time.Second
 	return []string{

@@ -59,8 +59,8 @@ func (t *tally) lost() (n int) {
 }
 
 // load sends the same requests to every site, at the same instants, until ctx
-// ends, and then waits for the answers. A request is sent when it is due, however
-// late the answers are: clients don't wait for one another.
+// ends, and then waits for the answers. A request is sent when it is due,
+// however late the answers are: clients don't wait for one another.
 func load(ctx context.Context, sites []*site, o options) {
 	tick := time.NewTicker(time.Second / time.Duration(o.rate))
 	defer tick.Stop()
@@ -117,8 +117,8 @@ func request(b *balancer, i int, o options) (failure string) {
 	return exchange(b, t, false, "GET", "/", "", "\n")
 }
 
-// conn is a client's connection. Not net/http's: its client silently retries some
-// requests.
+// conn is a client's connection. Not net/http's: its client silently retries
+// some requests.
 type conn struct {
 	net.Conn
 	r *bufio.Reader
@@ -132,8 +132,8 @@ func dial(addr string) (*conn, error) {
 	return &conn{c, bufio.NewReader(c)}, nil
 }
 
-// alive reports whether the server has kept c open: every client checks that before
-// it reuses a connection.
+// alive reports whether the server has kept c open: every client checks that
+// before it reuses a connection.
 func (c *conn) alive() bool {
 	raw, err := c.Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Server is a small HTTP server to run under drainit, with fast, slow and streaming
-// answers. By default it does not handle signals, like most servers: SIGTERM kills
-// it in the middle of its requests.
+// Server is a small HTTP server to run under drainit, with fast, slow and
+// streaming answers. By default it does not handle signals, like most servers:
+// SIGTERM kills it in the middle of its requests.
 //
 //	GET  /               a line
 //	GET  /healthz        200
@@ -101,7 +101,8 @@ func stream(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "done")
 }
 
-// took returns how long the answer should take: 1 s by default, a minute at most.
+// took returns how long the answer should take: 1 s by default, a minute at
+// most.
 func took(r *http.Request) time.Duration {
 	ms, err := strconv.Atoi(r.FormValue("ms"))
 	if err != nil {

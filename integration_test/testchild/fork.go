@@ -18,7 +18,8 @@ func lockThread() { runtime.LockOSThread() }
 // exit, and returns how many it made.
 func forkLeaves(count int) int { return fork(count, false) }
 
-// forkSpinners forks count processes that keep a CPU busy until they are killed.
+// forkSpinners forks count processes that keep a CPU busy until they are
+// killed.
 func forkSpinners(count int) int { return fork(count, true) }
 
 //go:noinline

@@ -146,7 +146,8 @@ type Report struct {
 	Status               string      // /proc/self/status
 }
 
-// report prints a Report, and reads stdin and fd 3, if there is one, to the end.
+// report prints a Report, and reads stdin and fd 3, if there is one, to the
+// end.
 func report([]string) {
 	r := Report{PID: os.Getpid(), PPID: os.Getppid(), PGRP: unix.Getpgrp(), Args: os.Args, Env: os.Environ(),
 		FDs: make(map[int]string), Flags: make(map[int]int)}
@@ -211,7 +212,8 @@ func leave(args []string) {
 	os.Exit(*code)
 }
 
-// background runs until a signal comes, and prints a line once it has handled it.
+// background runs until a signal comes, and prints a line once it has handled
+// it.
 func background(args []string) {
 	set := flag.NewFlagSet("background", flag.ExitOnError)
 	ignore := set.Bool("ignore", false, "ignore signals")
@@ -326,8 +328,8 @@ func fill(args []string) {
 	}
 }
 
-// serve is an HTTP server: /, /slow?for=DURATION, /stream?for=DURATION. It dies on
-// SIGTERM as servers without a handler do.
+// serve is an HTTP server: /, /slow?for=DURATION, /stream?for=DURATION. It dies
+// on SIGTERM as servers without a handler do.
 func serve(args []string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "hello") })
@@ -358,8 +360,8 @@ func kill(args []string) {
 	}
 }
 
-// loop writes a line to stdout at intervals, and exits on SIGTERM with the given
-// code.
+// loop writes a line to stdout at intervals, and exits on SIGTERM with the
+// given code.
 func loop(args []string) {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
@@ -388,8 +390,8 @@ func ps([]string) {
 	}
 }
 
-// stage prepares the first process of a new PID namespace, as a container runtime
-// would, and executes what follows --.
+// stage prepares the first process of a new PID namespace, as a container
+// runtime would, and executes what follows --.
 func stage(args []string) {
 	set := flag.NewFlagSet("stage", flag.ExitOnError)
 	proc := set.String("proc", "fresh", "what /proc is to be: fresh, none, or host for what is there")

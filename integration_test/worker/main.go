@@ -1,7 +1,7 @@
 // Worker is a child that carries out commands, one per line: its arguments
-// first, then those on stdin. It listens, sooner or later; answers a check well,
-// badly or never; speaks the readiness protocol; allocates memory. It answers
-// each command by a line on stdout, so that tests can wait for it.
+// first, then those on stdin. It listens, sooner or later; answers a check
+// well, badly or never; speaks the readiness protocol; allocates memory. It
+// answers each command by a line on stdout, so that tests can wait for it.
 package main
 
 import (
@@ -165,7 +165,8 @@ func notify(n int) *net.UnixConn {
 	return c
 }
 
-// flood sends from several sockets at once: each has a queue of its own to fill.
+// flood sends from several sockets at once: each has a queue of its own to
+// fill.
 func flood(count int, datagram []byte) {
 	const senders = 4
 	var sent atomic.Int64

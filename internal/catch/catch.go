@@ -35,9 +35,9 @@ func deliver(next func() uint64) (<-chan syscall.Signal, <-chan struct{}) {
 	go func() { // ends with the program
 		for {
 			set := next()
-			// A new time slice: the receiver inherits this one's, which began before
-			// the wait, and the runtime would preempt it at once, in favor of the
-			// next wait below: 0.15 ms.
+			// A new time slice: the receiver inherits this one's, which began
+			// before the wait, and the runtime would preempt it at once, in
+			// favor of the next wait below: 0.15 ms.
 			runtime.Gosched()
 			for ; set != 0; set &= set - 1 {
 				s := syscall.Signal(bits.TrailingZeros64(set) + 1)
@@ -48,8 +48,9 @@ func deliver(next func() uint64) (<-chan syscall.Signal, <-chan struct{}) {
 					children <- struct{}{} // a second edge tells nothing new
 				}
 			}
-			// The receiver first: to wait for the next signal is a system call, and
-			// the runtime takes the processor away from that some time later.
+			// The receiver first: to wait for the next signal is a system call,
+			// and the runtime takes the processor away from that some time
+			// later.
 			runtime.Gosched()
 		}
 	}()

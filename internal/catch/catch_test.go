@@ -156,8 +156,9 @@ func TestQueuedSignalIsDelivered(t *testing.T) {
 	}
 }
 
-// TestPendingSignalsKeepTheirOrder is about one set: the kernel may hand signals
-// that come together to several threads at once, and so in several sets.
+// TestPendingSignalsKeepTheirOrder is about one set: the kernel may hand
+// signals that come together to several threads at once, and so in several
+// sets.
 func TestPendingSignalsKeepTheirOrder(t *testing.T) {
 	sets := make(chan uint64, 1)
 	sets <- 1<<(syscall.SIGCONT-1) | 1<<(syscall.SIGHUP-1) | 1<<(syscall.SIGTERM-1)

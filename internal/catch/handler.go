@@ -66,8 +66,9 @@ func Signals() (<-chan syscall.Signal, <-chan struct{}) {
 	return deliver(func() uint64 {
 		if !unblocked {
 			// This thread, if no other, takes what the parent has blocked.
-			// Threads keep their mask, and stay. Were this goroutine to keep the
-			// thread, each signal would take two more switches between threads.
+			// Threads keep their mask, and stay. Were this goroutine to keep
+			// the thread, each signal would take two more switches between
+			// threads.
 			runtime.LockOSThread()
 			setMask(0)
 			runtime.UnlockOSThread()

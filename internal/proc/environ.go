@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// Environ returns the environment that this process was started with, as it was:
-// os.Environ drops all but the first of a name that is there twice, and what has
-// no name. Where /proc can't be read it returns os.Environ.
+// Environ returns the environment that this process was started with, as it
+// was: os.Environ drops all but the first of a name that is there twice, and
+// what has no name. Where /proc can't be read it returns os.Environ.
 func Environ() []string {
 	all, err := os.ReadFile("/proc/self/environ")
 	if err != nil {

@@ -2,8 +2,8 @@
 // called, and which descend from which.
 //
 // Reading /proc is not atomic: a process may end, and its PID may be reused,
-// between two reads. So every walk is bounded, and an answer is true of a moment
-// that has passed.
+// between two reads. So every walk is bounded, and an answer is true of a
+// moment that has passed.
 package proc
 
 import (
@@ -31,8 +31,8 @@ func (p Process) Ended() bool { return p.State == 'Z' || p.State == 'X' }
 // String returns the name and the PID, for the log.
 func (p Process) String() string { return fmt.Sprintf("%s (pid %d)", p.Name, p.PID) }
 
-// statSize holds the PID, a name of 64 bytes (a kernel worker's; others have 15)
-// and the first fields after it.
+// statSize holds the PID, a name of 64 bytes (a kernel worker's; others have
+// 15) and the first fields after it.
 const statSize = 512
 
 // Stat reads /proc/<pid>/stat. The error is ENOENT or ESRCH if there is no such

@@ -12,8 +12,8 @@ const maxDepth = 128
 var errNotFound = errors.New("/proc does not show this process")
 
 // Descendants returns the processes that descend from root, without root and
-// without those that have ended. A process forked meanwhile may be missing: call
-// it again after further exits.
+// without those that have ended. A process forked meanwhile may be missing:
+// call it again after further exits.
 func Descendants(root int) ([]Process, error) {
 	all, err := All()
 	if err != nil {

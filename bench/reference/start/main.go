@@ -1,5 +1,5 @@
-// Start runs a command and exits with its code: the least that an init in Go can
-// do, without a signal, a log or a port.
+// Start runs a command and exits with its code: the least that an init in Go
+// can do, without a signal, a log or a port.
 package main
 
 import (
