@@ -7,7 +7,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-// Connections that nobody uses, or that nothing can be done for: a stop that
+// Connections that are not used, or that nothing can be done for: a stop that
 // waits for them to the end waits for nothing.
 
 var redis = program("redis-server", "--port", fmt.Sprint(serverPort), "--bind", "0.0.0.0", "--protected-mode", "no",

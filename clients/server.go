@@ -47,7 +47,7 @@ func serveKind(kind string, args []string) error {
 		return sink()
 	case "closes":
 		return closes(s)
-	case "calls": // args: whom
+	case "calls": // args: the address
 		return calls(s, args[0])
 	case "shares":
 		return shares(s)
@@ -179,17 +179,17 @@ func closes(s *http.Server) error {
 
 // calls serves, and asks another server without end meanwhile: a long poll and
 // quick requests on connections of its own.
-func calls(s *http.Server, whom string) error {
+func calls(s *http.Server, url string) error {
 	for range 3 {
 		go func() {
 			for {
-				fetch(whom + "/?ms=25000")
+				fetch(url + "/?ms=25000")
 			}
 		}()
 	}
 	go func() {
 		for {
-			fetch(whom + "/")
+			fetch(url + "/")
 			time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 		}
 	}()

@@ -146,18 +146,18 @@ func TestBadRequests(t *testing.T) {
 		}
 	}
 	for name, request := range map[string]string{
-		"a huge header":          "GET /readyz HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 1<<20) + "\r\n\r\n",
-		"many headers":           "GET /readyz HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 100_000) + "\r\n",
-		"a huge path":            "GET /" + strings.Repeat("x", 1<<20) + " HTTP/1.1\r\nHost: x\r\n\r\n",
-		"no protocol":            "GET /readyz\r\n\r\n",
-		"another protocol":       "GET /readyz HTTP/9.9\r\nHost: x\r\n\r\n",
-		"HTTP/2":                 "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
-		"TLS":                    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\x00\r\n", 200),
-		"NUL bytes":              strings.Repeat("\x00", 3000) + "\r\n\r\n",
-		"noise":                  strings.Repeat("\xff\xfe\n", 3000) + "\n\n",
-		"a negative length":      "GET /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-		"two lengths":            "GET /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-		"an encoding nobody has": "GET /readyz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: rot13\r\n\r\n",
+		"a huge header":       "GET /readyz HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 1<<20) + "\r\n\r\n",
+		"many headers":        "GET /readyz HTTP/1.1\r\nHost: x\r\n" + strings.Repeat("X: y\r\n", 100_000) + "\r\n",
+		"a huge path":         "GET /" + strings.Repeat("x", 1<<20) + " HTTP/1.1\r\nHost: x\r\n\r\n",
+		"no protocol":         "GET /readyz\r\n\r\n",
+		"another protocol":    "GET /readyz HTTP/9.9\r\nHost: x\r\n\r\n",
+		"HTTP/2":              "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+		"TLS":                 "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\x00\r\n", 200),
+		"NUL bytes":           strings.Repeat("\x00", 3000) + "\r\n\r\n",
+		"noise":               strings.Repeat("\xff\xfe\n", 3000) + "\n\n",
+		"a negative length":   "GET /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+		"two lengths":         "GET /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+		"an unknown encoding": "GET /readyz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: rot13\r\n\r\n",
 	} {
 		got := w.raw(request)
 		if got != "" && !regexp.MustCompile(`^HTTP/1\.[01] [45]\d\d `).MatchString(got) {

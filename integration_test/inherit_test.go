@@ -239,7 +239,7 @@ func TestStderrThatTakesNothing(t *testing.T) {
 		r.Close()
 		stoppedInTime(t, setup{stderr: w})
 	})
-	t.Run("a full pipe that nobody reads", func(t *testing.T) {
+	t.Run("a full pipe that is not read", func(t *testing.T) {
 		t.Parallel()
 		r, w, err := os.Pipe()
 		if err != nil {

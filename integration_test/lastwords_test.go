@@ -191,7 +191,7 @@ func TestATerminationLogThatCannotBeWritten(t *testing.T) {
 		}
 	})
 	t.Run("a directory", func(t *testing.T) { t.Parallel(); finish(t, t.TempDir()) })
-	t.Run("a FIFO that nobody reads", func(t *testing.T) {
+	t.Run("a FIFO without a reader", func(t *testing.T) {
 		t.Parallel()
 		path := filepath.Join(t.TempDir(), "fifo")
 		if err := unix.Mkfifo(path, 0o666); err != nil {
@@ -199,7 +199,7 @@ func TestATerminationLogThatCannotBeWritten(t *testing.T) {
 		}
 		finish(t, path)
 	})
-	t.Run("a FIFO that somebody holds open and does not read", func(t *testing.T) {
+	t.Run("a FIFO that is held open and not read", func(t *testing.T) {
 		t.Parallel()
 		path := filepath.Join(t.TempDir(), "fifo")
 		if err := unix.Mkfifo(path, 0o666); err != nil {

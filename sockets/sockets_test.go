@@ -273,7 +273,7 @@ func TestAWorkerHasNothingToWaitFor(t *testing.T) {
 	}
 }
 
-// A verdict that nobody took must not be there when somebody comes.
+// A verdict that was not taken must not be there for a later reader.
 func TestVerdictsAreNeverOld(t *testing.T) {
 	_, port := listen(t, "tcp", "127.0.0.1:0")
 	c := New(Options{Ports: []uint16{port}})

@@ -142,7 +142,7 @@ func TestDescendantsWithAnyName(t *testing.T) {
 		c.Signal(unix.SIGKILL)
 		for c.next(t) != "the end" {
 		}
-		// A zombie: it is there, but nobody to signal or to wait for.
+		// A zombie can be neither signalled nor waited for.
 		unix.Waitid(unix.P_PID, c.PID(), nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if got, err := proc.Descendants(os.Getpid()); err != nil || len(got) > 0 {
 			t.Errorf("%q: descendants %v, %v after its end; want none", name, got, err)
@@ -168,6 +168,6 @@ func TestDescendantsAreNobodyElses(t *testing.T) {
 		t.Errorf("the grandchild's descendants are %v, %v; want none", got, err)
 	}
 	if got, err := proc.Descendants(1 << 22); err == nil {
-		t.Errorf("descendants of nobody are %v, want an error", got)
+		t.Errorf("descendants of no process are %v, want an error", got)
 	}
 }

@@ -130,7 +130,7 @@ func TestTheChildsExitEndsEveryWait(t *testing.T) {
 			want: []string{"5s SIGTERM", "5s watch rarely", "9s end 7"}},
 		{name: "killing", world: setup{child: process{immortal: true}}, acts: []act{termAtOnce, {28*s + s/2, exitedWith(7)}},
 			want: []string{"5s SIGTERM", "5s watch rarely", "28s SIGKILL to the rest", "28s SIGKILL", "28.5s end 7"}},
-		{name: "before anybody listened", acts: []act{{0, exitedWith(9)}}, want: []string{"0s end 9"}},
+		{name: "before the loop has started", acts: []act{{0, exitedWith(9)}}, want: []string{"0s end 9"}},
 	})
 }
 
@@ -198,7 +198,7 @@ func TestUnreadyDelay(t *testing.T) {
 		{name: "not over with skip", world: setup{child: process{after: 5 * s}}, options: delay,
 			acts: []act{readyAtOnce, {10 * s, term}, {11 * s, SigSkip}},
 			want: []string{"0s ready", "11s SIGTERM", "11s watch rarely", "13s not ready", "16s end 0"}},
-		{name: "over with the child's exit after skip, whoever is left", options: delay,
+		{name: "over with the child's exit after skip, whatever is left", options: delay,
 			world: setup{child: process{after: s / 2}, orphans: []process{{stubborn: true}}},
 			acts:  []act{readyAtOnce, {10 * s, term}, {11 * s, SigSkip}},
 			want: []string{"0s ready", "11s SIGTERM", "11s watch rarely", "11.5s SIGTERM to the rest", "11.5s not ready",
@@ -258,7 +258,7 @@ func TestOrphans(t *testing.T) {
 		{name: "an immortal orphan is given up",
 			world: left(process{immortal: true}), acts: []act{{s, exitedWith(3)}},
 			want: []string{"1s SIGTERM to the rest", "6s SIGKILL to the rest", "7s end 3"}},
-		{name: "a child that is killed takes everybody along",
+		{name: "a child that is killed takes all others along",
 			world: setup{child: process{stubborn: true}, orphans: []process{{stubborn: true}, {}}}, acts: []act{termAtOnce},
 			want: []string{"5s SIGTERM", "5s watch rarely", "28s SIGKILL to the rest", "28s SIGKILL", "28s end 137"}},
 		{name: "the child's exit in a batch of its own is found without another SIGCHLD",
@@ -1052,7 +1052,7 @@ func anything(t *testing.T, seed uint64) {
 			what = SigSkip
 		}
 		if _, ok := what.(sockets.Verdict); ok && (t0 < 0 || o.Until == sockets.Window) {
-			continue // nobody watches yet
+			continue // nothing watches yet
 		}
 		acts = append(acts, act{at, what})
 		if t0 < 0 && (what == term || what == unix.SIGINT || what == SigPrestop) {
@@ -1070,7 +1070,7 @@ func anything(t *testing.T, seed uint64) {
 		acts = append(acts, act{200 * s, term})
 		t0 = 200 * s
 	}
-	// Verdicts nobody takes any more must not hold up the others: that the
+	// Verdicts that are not taken any more must not hold up the others: that the
 	// run ends is one of the things to see.
 	giveUp := time.AfterFunc(1000*s, func() { panic(fmt.Sprintf("seed %d: the run does not end: %q", seed, w.record)) })
 	got := w.run(acts)
@@ -1097,7 +1097,7 @@ func anything(t *testing.T, seed uint64) {
 	if forwarded > by {
 		bad("forwarded at %s, after forward_by at %s", forwarded, by)
 	}
-	if forwarded < 0 && end > by && w.exited > by { // whoever exits in that very instant needs no signal
+	if forwarded < 0 && end > by && w.exited > by { // what exits in that very instant needs no signal
 		bad("not forwarded by %s", by)
 	}
 	if killed >= 0 && killed != kill {

@@ -63,7 +63,7 @@ type setup struct {
 	unseen   error            // serves is not known
 }
 
-// world is the operating system and everybody else, as a run sees them. What
+// world is the operating system and all other processes, as a run sees them. What
 // the run does is recorded with its instant.
 type world struct {
 	setup
@@ -155,7 +155,7 @@ func (w *world) look() {
 	}
 }
 
-// perform does what others do, until there is nobody left to do it to.
+// perform does what others do, until there is nothing left to do it to.
 func (w *world) perform(acts []act) {
 	for _, a := range acts {
 		select {
