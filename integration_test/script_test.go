@@ -47,7 +47,7 @@ func TestAnExplicitOrphanGraceBoundsAStopToo(t *testing.T) {
 	p.signal(unix.SIGTERM)
 	p.exits(143)
 	if line := p.logs(`drainit: stopped"`); !strings.Contains(line, "level=WARN") ||
-		!strings.Contains(line, "at the end of DRAINIT_ORPHAN_GRACE, to testchild (pid ") {
+		!strings.Contains(line, "at the end of DRAINIT_ORPHAN_GRACE: testchild (pid ") {
 		t.Errorf("a server that was killed reads: %s", line)
 	}
 }
