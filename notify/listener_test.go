@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -149,6 +150,9 @@ func openFiles(t *testing.T) int {
 }
 
 func TestDescriptorsDoNotLeak(t *testing.T) {
+	if n := descriptorsWithoutRoom(t); n > 0 {
+		t.Skipf("recvmsg(2) has opened %d descriptors that it had no room to report, as qemu's user-mode emulator does", n)
+	}
 	out := make(chan Message, 1000)
 	l := serve(t, out)
 	s := newSender(t, l.Addr())
@@ -172,6 +176,36 @@ func TestDescriptorsDoNotLeak(t *testing.T) {
 	if len(out) != 200 {
 		t.Errorf("%d messages, want 200", len(out))
 	}
+}
+
+// descriptorsWithoutRoom returns how many descriptors a message opens here that
+// the receiver has no room for. Linux closes them.
+func descriptorsWithoutRoom(t *testing.T) int {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	many := make([]int, 20)
+	for i := range many {
+		many[i] = pair[0]
+	}
+	if err := unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(many...), nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	before := openFiles(t)
+	room := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(pair[1], make([]byte, 1), room, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := openFiles(t) - before
+	reported := (n - unix.CmsgLen(0)) / 4
+	for fd := range reported {
+		unix.Close(int(binary.NativeEndian.Uint32(room[unix.CmsgLen(0)+4*fd:])))
+	}
+	return opened - reported
 }
 
 func TestCloseEndsServe(t *testing.T) {

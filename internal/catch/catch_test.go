@@ -121,6 +121,17 @@ func sigqueue(pid int, s syscall.Signal) error {
 	return nil
 }
 
+// emulated reports whether err says that a signal does not exist, as qemu's
+// user-mode emulator has it of 63 and 64, which it needs itself. Linux has all.
+func emulated(t *testing.T, s syscall.Signal, err error) bool {
+	t.Helper()
+	if s < 63 || err != syscall.EINVAL {
+		return false
+	}
+	t.Logf("not tested: there is no signal %d here", s)
+	return true
+}
+
 func TestEverySignalIsDelivered(t *testing.T) {
 	c := startChild(t, "signals")
 	c.says("ready")
@@ -128,7 +139,9 @@ func TestEverySignalIsDelivered(t *testing.T) {
 		if !Caught(s) {
 			continue
 		}
-		c.Process.Signal(s)
+		if err := syscall.Kill(c.Process.Pid, s); emulated(t, s, err) {
+			continue
+		}
 		c.says(fmt.Sprint(int(s)))
 	}
 	c.Process.Signal(syscall.SIGCHLD)
@@ -147,12 +160,15 @@ func TestQueuedSignalIsDelivered(t *testing.T) {
 	c := startChild(t, "signals")
 	c.says("ready")
 	for s := syscall.Signal(1); s <= 64; s++ {
-		if Caught(s) {
-			if err := sigqueue(c.Process.Pid, s); err != nil {
-				t.Fatal(err)
-			}
-			c.says(fmt.Sprint(int(s)))
+		if !Caught(s) {
+			continue
 		}
+		if err := sigqueue(c.Process.Pid, s); emulated(t, s, err) {
+			continue
+		} else if err != nil {
+			t.Fatalf("signal %d: %v", s, err)
+		}
+		c.says(fmt.Sprint(int(s)))
 	}
 }
 
