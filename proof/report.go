@@ -71,6 +71,7 @@ func report(r *results, dir string) string {
 	t.picture(dir+"/price", "time of a stop against requests lost for each way")
 	serverSection(t, rows)
 	balancerSection(t, rows)
+	sleepSection(t, rows)
 	initSection(t, rows)
 	environmentSection(t, r)
 	return t.String()
@@ -106,8 +107,8 @@ the other. A request is lost if it is
 		t.row(k.name, k.about, rate)
 	}
 	t.say(`
-The ways: **none**, the server is PID 1; **tini**, **dumb-init**, **catatonit** pass the signal on at once; **sleep 5** and
-**sleep 15** wait so long before the signal, as ` + "`preStop: sleep`" + ` does, under tini; **drainit** with each value of
+The ways: **none**, the server is PID 1; **tini**, **dumb-init**, **catatonit** pass the signal on at once; **sleep 5**,
+**sleep 15** and **sleep 25** wait so long before the signal, as ` + "`preStop: sleep`" + ` does, under tini; **drainit** with each value of
 ` + "`DRAINIT_DRAIN_UNTIL`" + `, and with the window of 5 s that is its default. SIGKILL comes after 60 s for all. Unless a table says
 otherwise the balancer is HAProxy as an ingress controller runs it: it checks health every second and is told over its
 admin socket, 2 s after a stop began, to drain that replica; it keeps a pool of connections. Servers keep idle
@@ -167,6 +168,9 @@ func headlineSection(t *text, r *results, rows []*row, s server, dir string) {
 		t.row(append(cells, spread(x.stops), exitCodes(x))...)
 	}
 	t.say("\nHow: %s.", howLost(rows, s.name))
+	if line := sleepOf(rows, s); line != "" {
+		t.say("\n%s", line)
+	}
 }
 
 func bold(n int) string {
@@ -281,7 +285,7 @@ func balancerSection(t *text, rows []*row) {
 		"written again and reloaded. **follows after** gives each connection to the next replica, as kube-proxy does, and takes a replica out so long after its stop began; " +
 		"kept connections stay with their replica. gRPC clients balance themselves, and are told so long after.")
 	cells := []string{"balancer"}
-	tried := []string{"tini", "sleep 5", "sleep 15", "drainit quiet", "drainit idle"}
+	tried := []string{"tini", "sleep 5", "sleep 15", "sleep 25", "drainit quiet", "drainit idle"}
 	for _, w := range tried {
 		cells = append(cells, w+": lost", "stop, s")
 	}

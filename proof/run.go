@@ -48,7 +48,7 @@ func (e effort) cells() (all []cell) {
 		all = append(all, e.cell(channels, wayNamed(w), plan{"follow", 2 * time.Second}))
 	}
 	for _, p := range slices.Backward(balancers) {
-		for _, w := range []string{"drainit idle", "drainit quiet", "sleep 15", "sleep 5", "tini"} {
+		for _, w := range []string{"drainit idle", "drainit quiet", "sleep 25", "sleep 15", "sleep 5", "tini"} {
 			all = append(all, e.cell(requests, wayNamed(w), p))
 		}
 	}
@@ -83,13 +83,16 @@ func (e effort) split(s server, w way) (parts []cell) {
 }
 
 // tried reports whether a headline server is restarted in this way. The first
-// is in all; what passes the signal on at once differs so little that tini is
-// enough for the others.
+// is in all but the longest sleep, which is for balancers that are later; what
+// passes the signal on at once differs so little that tini is enough for the
+// others.
 func (s server) tried(w way) bool {
-	switch s.name {
-	case servers[0].name:
+	switch {
+	case w.sleep > 20*time.Second:
+		return false
+	case s.name == servers[0].name:
 		return true
-	case plainGo.name:
+	case s.name == plainGo.name:
 		return w.name == "tini" || w.sleep > 0 || w.until == s.until
 	}
 	return w.name != "dumb-init" && w.name != "catatonit"

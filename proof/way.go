@@ -25,6 +25,7 @@ var ways = []way{
 	{name: "catatonit", init: []string{"/usr/bin/catatonit", "--"}},
 	{name: "sleep 5", init: []string{"/usr/bin/tini", "--"}, sleep: 5 * time.Second},
 	{name: "sleep 15", init: []string{"/usr/bin/tini", "--"}, sleep: 15 * time.Second},
+	{name: "sleep 25", init: []string{"/usr/bin/tini", "--"}, sleep: 25 * time.Second},
 	{name: "drainit window", init: drainitInit, until: "window"},
 	{name: "drainit quiet", init: drainitInit, until: "quiet"},
 	{name: "drainit idle", init: drainitInit, until: "idle"},

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// sleeps are the ways that wait for a fixed time, the shortest first.
+func sleeps() []way {
+	all := slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return w.sleep == 0 })
+	slices.SortFunc(all, func(a, b way) int { return int(a.sleep - b.sleep) })
+	return all
+}
+
+// sum is what some cells of one way come to.
+type sum struct {
+	lost, sent, restarts int
+	stops                []float64
+}
+
+func (o *sum) add(w *row) {
+	o.lost, o.sent, o.restarts = o.lost+total(w.lost), o.sent+total(w.sent), o.restarts+w.n
+	o.stops = append(o.stops, w.stops...)
+}
+
+func (o sum) perRestart() float64 { return float64(o.lost) / float64(o.restarts) }
+
+func (o sum) stop() float64 { return quantile(o.stops, 0.5) }
+
+// sumOf adds up one way of stopping a server behind some balancers. It has
+// no restarts if the way is missing behind one of them.
+func sumOf(rows []*row, s server, w string, behind []plan) (o sum) {
+	for _, p := range behind {
+		x := find(rows, s.name, w, p.String())
+		if x == nil {
+			return sum{}
+		}
+		o.add(x)
+	}
+	return o
+}
+
+// shortest returns the shortest sleep that loses as little as is allowed, and
+// false if none of those that were tried does.
+func shortest(rows []*row, s server, behind []plan, allowed float64) (way, sum, bool) {
+	for _, w := range sleeps() {
+		if o := sumOf(rows, s, w.name, behind); o.restarts > 0 && o.perRestart() <= allowed {
+			return w, o, true
+		}
+	}
+	return way{}, sum{}, false
+}
+
+// longer says why a value of DRAIN_UNTIL may wait for longer than a sleep that
+// loses as little.
+func longer(until string) string {
+	why := "it waits, [up to 23 s](drain-until.md#how-it-knows) after the stop began, while connections that are kept open may carry requests: " +
+		"those of clients that never leave, and those in a balancer's pool of which the kernel's counts leave a doubt"
+	if until == "closed" {
+		why += "; after that for connections that have been silent for less than `DRAINIT_CLOSED_IDLE`"
+	}
+	return why
+}
+
+func upper(sentence string) string { return strings.ToUpper(sentence[:1]) + sentence[1:] }
+
+const knownDelay = "The sleep is short enough only because the balancer's delay and the longest request are known here."
+
+// sleepOf says what the shortest sleep that loses as little as drainit's
+// recommended value takes, in front of a server with a section of its own.
+func sleepOf(rows []*row, s server) string {
+	behind, ours := []plan{headline}, "drainit "+s.until
+	d := sumOf(rows, s, ours, behind)
+	if d.restarts == 0 || !slices.ContainsFunc(sleeps(), func(w way) bool { return find(rows, s.name, w.name, headline.String()) != nil }) {
+		return ""
+	}
+	w, o, found := shortest(rows, s, behind, d.perRestart())
+	if !found {
+		return fmt.Sprintf("No sleep that was tried lost as little as %s (%d), whose median stop is %.1f s.", ours, d.lost, d.stop())
+	}
+	line := fmt.Sprintf("The shortest sleep that lost as little as %s (%d) is %s: its median stop is %.1f s, that of %s %.1f s.", ours, d.lost, w.name, o.stop(), ours, d.stop())
+	if d.stop() > o.stop() {
+		line += " drainit takes longer here, because " + longer(s.until) + ". " + knownDelay
+	}
+	return line
+}
+
+// sleepSection compares drainit with a sleep that is set once for servers
+// behind any balancer. It leaves out balancers behind which not all were tried.
+func sleepSection(t *text, rows []*row) {
+	const ours = "drainit idle"
+	behind := slices.DeleteFunc(slices.Clone(balancers), func(p plan) bool {
+		return !slices.ContainsFunc(rows, func(w *row) bool { return w.server == requests.name && w.balancer == p.String() }) ||
+			sumOf(rows, requests, ours, []plan{p}).restarts == 0 ||
+			slices.ContainsFunc(sleeps(), func(w way) bool { return sumOf(rows, requests, w.name, []plan{p}).restarts == 0 })
+	})
+	if len(behind) == 0 {
+		return
+	}
+	t.say("\n### A sleep that is set once\n\nWhat deploys a server seldom knows how late its balancer is: a fixed sleep has to be long enough behind the slowest. " +
+		"For each balancer the shortest of the sleeps that lost nothing, beside drainit:")
+	t.table("behind", "shortest sleep that lost nothing", "stop, s", ours+": lost", "stop, s")
+	var hopeless, slower []string
+	var rest []plan
+	line := func(name string, behind []plan) {
+		d := sumOf(rows, requests, ours, behind)
+		sleep, takes := "none of them", ""
+		if w, o, found := shortest(rows, requests, behind, 0); found {
+			sleep, takes = w.name, fmt.Sprintf("%.1f", o.stop())
+			if len(behind) == 1 && d.stop() > o.stop() {
+				slower = append(slower, name)
+			}
+		}
+		t.row(name, sleep, takes, bold(d.lost), fmt.Sprintf("%.1f", d.stop()))
+	}
+	for _, p := range behind {
+		line(p.String(), []plan{p})
+		if _, _, found := shortest(rows, requests, []plan{p}, 0); found {
+			rest = append(rest, p)
+		} else {
+			hopeless = append(hopeless, p.String())
+		}
+	}
+	line("all of them", behind)
+	if len(hopeless) > 0 && len(rest) > 0 {
+		line("all but "+strings.Join(hopeless, ", "), rest)
+	}
+	t.say("\n%s", sleepVerdict(rows, ours, behind, rest, hopeless))
+	if len(slower) > 0 {
+		t.say("\ndrainit takes longer than the shortest sleep that lost nothing behind these: %s. %s. %s", strings.Join(slower, ", "), upper(longer("idle")), knownDelay)
+	}
+}
+
+// sleepVerdict adds up what was lost behind all balancers, and names the sleep
+// that would do.
+func sleepVerdict(rows []*row, ours string, behind, rest []plan, hopeless []string) string {
+	var parts []string
+	for _, w := range append(sleeps(), wayNamed(ours)) {
+		o := sumOf(rows, requests, w.name, behind)
+		parts = append(parts, fmt.Sprintf("%s lost %d of %d", w.name, o.lost, o.sent))
+	}
+	text := fmt.Sprintf("Behind all of them together %s.", strings.Join(parts, ", "))
+	where := ""
+	w, o, found := shortest(rows, requests, behind, 0)
+	if !found {
+		text += " No sleep that was tried lost nothing behind all of them."
+		if len(hopeless) > 0 {
+			where, behind = "Behind the others", rest
+			w, o, found = shortest(rows, requests, rest, 0)
+		}
+	}
+	if !found {
+		return text
+	}
+	d := sumOf(rows, requests, ours, behind)
+	if where == "" {
+		where = "Behind all"
+	}
+	return text + fmt.Sprintf(" %s the shortest that lost nothing is %s: its stop takes %.1f s in the median, that of %s %.1f s.", where, w.name, o.stop(), ours, d.stop())
+}
