@@ -168,9 +168,20 @@ func headlineSection(t *text, r *results, rows []*row, s server, dir string) {
 		t.row(append(cells, spread(x.stops), exitCodes(x))...)
 	}
 	t.say("\nHow: %s.", howLost(rows, s.name))
+	if len(s.drainit) > 0 {
+		t.say("\ndrainit runs with %s here.", strings.Join(s.settings(), ", "))
+	}
 	if line := sleepOf(rows, s); line != "" {
 		t.say("\n%s", line)
 	}
+}
+
+// settings are what drainit is told in front of s besides DRAIN_UNTIL.
+func (s server) settings() (all []string) {
+	for _, e := range s.drainit {
+		all = append(all, "`"+e+"`")
+	}
+	return all
 }
 
 func bold(n int) string {
@@ -238,7 +249,7 @@ func serverSection(t *text, rows []*row) {
 				cells = append(cells, "", "")
 			}
 		}
-		cells = append(cells, "`"+s.until+"`", bold(total(best.lost)), fmt.Sprintf("%.2f", best.atMost()), fmt.Sprint(total(best.sent)), spread(best.stops), counts(best.whys))
+		cells = append(cells, strings.Join(append([]string{"`" + s.until + "`"}, s.settings()...), ", "), bold(total(best.lost)), fmt.Sprintf("%.2f", best.atMost()), fmt.Sprint(total(best.sent)), spread(best.stops), counts(best.whys))
 		t.row(cells...)
 		if total(best.lost) > 0 {
 			remains = append(remains, fmt.Sprintf("- %s: %s, of %s. %s", s.name, hows(best), kindsOf(best), s.remains))

@@ -89,6 +89,20 @@ func TestMutantsFollowTheSource(t *testing.T) {
 	}
 }
 
+// TestReportSaysTheSettings: what drainit was told besides DRAIN_UNTIL is on
+// the page, where its row is and in its section.
+func TestReportSaysTheSettings(t *testing.T) {
+	s := serverNamed("FastAPI on uvicorn")
+	r := &results{restarts: []record{{Server: s.name, Way: "drainit closed", Until: "closed", Balancer: headline.String(), Stop: 7, traffic: traffic{Sent: map[string]int{"fresh": 100}}}},
+		strips: []strip{{Server: s.name, Way: "drainit closed", Balancer: headline.String()}}}
+	page := report(r, "proof")
+	for _, want := range []string{"| `closed`, `DRAINIT_CLOSED_IDLE=10s` |", "\ndrainit runs with `DRAINIT_CLOSED_IDLE=10s` here.\n"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("%q is not in\n%s", want, page)
+		}
+	}
+}
+
 func TestReportFromResults(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "proof")
 	j, err := newJournal(filepath.Join(dir, "results.jsonl"), false)

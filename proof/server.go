@@ -71,7 +71,8 @@ var (
 var servers = []server{
 	httpServer("Go", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).
 		describe(dies).asked(with(web, "socket", "unary", "rpcs")),
-	httpServer("FastAPI on uvicorn", "closed", uvicorn...).
+	// Its pings tell a WebSocket that is silent from a connection of a pool.
+	httpServer("FastAPI on uvicorn", "closed", with(uvicorn, "--ws-ping-interval", "5")...).configure("DRAINIT_CLOSED_IDLE=10s").
 		describe("finishes requests, closes WebSockets").asked(with(web, "socket")),
 	plainGo,
 
