@@ -61,13 +61,14 @@ func report(r *results, dir string) string {
 	t := new(text)
 	rows := r.rows()
 	t.say("# Proof: what each way of stopping a server loses, and what it costs\n")
-	t.say("The rig of `make proof` wrote this page, its pictures and [the raw results](%s/results.jsonl), one line for each restart: %d restarts of %d servers, %d requests. "+
-		"Nothing in it is written by hand; `make proof` writes it again, on any Debian machine with Docker. [The same in Kubernetes](proof-kubernetes.md) is a page of its own.", dir, restartsOf(rows), len(serversOf(rows)), requestsOf(rows))
+	t.say("Servers are restarted under traffic, each in several ways, and every request that a client loses is counted: %s restarts of %d servers, %s requests. %s\n\n"+
+		"`make proof` measures all this and writes this page, its pictures and [the raw results](%s/results.jsonl), one line for each restart. It runs on any Debian machine with Docker. "+
+		"[The same in Kubernetes](proof-kubernetes.md) is a page of its own.", thousands(restartsOf(rows)), len(serversOf(rows)), thousands(requestsOf(rows)), inShort(rows), dir)
 	howMeasured(t)
 	for _, s := range r.headlines() {
 		headlineSection(t, r, rows, s, dir)
 	}
-	t.say("\n## What it costs\n\nEach dot is a way to stop one of the servers above. To the right is slower, up is more lost; the best place is at the lower left.")
+	t.say("\n## What it costs\n\nEach dot is a way to stop one of the servers above. Further right is slower, further up loses more; the best place is the lower left corner.")
 	t.picture(dir+"/price", "time of a stop against requests lost for each way")
 	serverSection(t, rows)
 	balancerSection(t, rows)
@@ -90,32 +91,69 @@ func howMeasured(t *text) {
 
 Three replicas of a server, each in a container of its own, stand behind a balancer. All kinds of requests that the
 server can answer are sent at the same time. Each is sent when it is due, whatever became of those before it (open
-loop), and none is ever sent again, neither by the clients nor by the balancers. The replicas are restarted one after
+loop). None is ever sent again, neither by the clients nor by the balancers. The replicas are restarted one after
 the other. A request is lost if it is
 
 - **refused**: no connection came to be,
 - **reset**: its connection ended before an answer began,
 - **cut**: the answer, stream or session ended before it was complete,
-- **timed out**: 10 s longer than it should have taken,
-- **5xx**: the balancer had to answer for the server.`)
-	t.table("kind", "what", "a second")
+- **timed out**: not answered 10 s after it should have been,
+- **5xx**: answered by an error, as a rule the balancer's, in place of the server.
+
+The kinds, which the tables below call by these names:`)
+	t.table("kind", "what", "how many a second")
 	for _, k := range kinds {
-		rate := "1 or so"
+		rate := "about 1 per worker"
 		if k.rate > 0 {
 			rate = fmt.Sprint(k.rate)
 		}
 		t.row(k.name, k.about, rate)
 	}
 	t.say(`
-The ways: **none**, the server is PID 1; **tini**, **dumb-init**, **catatonit** pass the signal on at once; **sleep 5**,
-**sleep 15** and **sleep 25** wait so long before the signal, as ` + "`preStop: sleep`" + ` does, under tini; **drainit** with each value of
-` + "`DRAINIT_DRAIN_UNTIL`" + `, and with the window of 5 s that is its default. SIGKILL comes after 60 s for all. Unless a table says
-otherwise the balancer is HAProxy as an ingress controller runs it: it checks health every second and is told over its
-admin socket, 2 s after a stop began, to drain that replica; it keeps a pool of connections. Servers keep idle
-connections for longer than it does, as its manual asks: otherwise requests are lost without any restart.
+The ways of stopping a server:
+
+- **none**: the server itself is PID 1, without an init.
+- **tini**, **dumb-init**, **catatonit**: inits that pass the signal on at once.
+- **sleep 5**, **sleep 15**, **sleep 25**: tini, and so many seconds of waiting before the signal, as with ` + "`preStop: sleep`" + `.
+- **drainit window**, **quiet**, **idle**, **closed**: drainit with that value of [DRAINIT_DRAIN_UNTIL](drain-until.md). What
+  else it is told is said with the results.
+
+Each stop has a budget of 60 s; then comes SIGKILL.
+
+Unless a table says otherwise the balancer is HAProxy as an ingress controller runs it. It checks health every second and
+keeps a pool of connections. 2 s after a stop began it is told, over its admin socket, to send that replica nothing new.
+Servers keep idle connections for longer than the balancer does, as its manual asks: otherwise requests are lost without
+any restart.
 
 "At most" is the upper end of a 95 %% confidence interval for the losses of one restart: 3/n where none of n restarts
-lost anything (the rule of three). Times are medians, with the fifth and the ninety-fifth percentile.`)
+lost anything (the rule of three). Times are medians; the 5th and the 95th percentile are in brackets.`)
+}
+
+// inShort sums up the table of all servers.
+func inShort(rows []*row) string {
+	of := make(map[string]int) // servers that lost something, by way
+	n := 0
+	for _, s := range servers {
+		ours := find(rows, s.name, "drainit "+s.until, "")
+		if ours == nil {
+			continue
+		}
+		before, after := find(rows, s.name, "tini", ours.balancer), find(rows, s.name, "sleep 5", ours.balancer)
+		if before == nil || after == nil {
+			continue
+		}
+		n++
+		for way, w := range map[string]*row{"tini": before, "sleep 5": after, "drainit": ours} {
+			if total(w.lost) > 0 {
+				of[way]++
+			}
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Of %d servers %d lost requests under tini, %d with a sleep of 5 s before the signal, and %d under drainit with the settings that are recommended for them.",
+		n, of["tini"], of["sleep 5"], of["drainit"])
 }
 
 func restartsOf(rows []*row) (n int) {
@@ -152,9 +190,11 @@ func find(rows []*row, server, way, balancer string) *row {
 
 func headlineSection(t *text, r *results, rows []*row, s server, dir string) {
 	t.say("\n## %s, which %s\n", s.name, map[bool]string{true: "dies of its signal", false: s.about + " on its signal"}[s.about == dies])
-	t.say("The first rolling restart of each way, in requests that ended in each 100 ms; triangles are stops, red is lost.")
+	t.say("It is sent these kinds of requests: %s. The picture has the first rolling restart of each way: how many requests ended in each 100 ms, those that were lost in red. "+
+		"A triangle is where the stop of a replica began.", strings.Join(s.kinds, ", "))
 	t.picture(dir+"/"+strings.TrimSuffix(pictureName("strips", s, theme{}), "-.svg"), "requests over a rolling restart, one strip for each way")
-	head := append([]string{"way", "restarts", "requests", "lost", "a restart", "at most"}, s.kinds...)
+	t.say("\nOf the lost, those of each kind are in the columns named after it.")
+	head := append([]string{"way", "restarts", "requests", "lost", "per restart", "at most"}, s.kinds...)
 	t.table(append(head, "stop, s", "exit code")...)
 	for _, w := range ways {
 		x := find(rows, s.name, w.name, headline.String())
@@ -167,7 +207,7 @@ func headlineSection(t *text, r *results, rows []*row, s server, dir string) {
 		}
 		t.row(append(cells, spread(x.stops), exitCodes(x))...)
 	}
-	t.say("\nHow: %s.", howLost(rows, s.name))
+	t.say("\nHow they were lost: %s.", howLost(rows, s.name))
 	if len(s.drainit) > 0 {
 		t.say("\ndrainit runs with %s here.", strings.Join(s.settings(), ", "))
 	}
@@ -231,9 +271,10 @@ func hows(x *row) string {
 }
 
 func serverSection(t *text, rows []*row) {
-	t.say("\n## Every server\n\nWith the stop signal that its users set, under tini, tini after `sleep 5`, and drainit with the value that fits it. " +
-		"What it does says what the server does on that signal.")
-	t.table("server", "signal", "what it does", "tini: lost", "stop, s", "sleep 5: lost", "stop, s", "drainit", "lost", "at most", "requests", "stop, s", "why forwarded")
+	t.say("\n## Every server\n\nEach server gets the stop signal that its users set. It runs under tini, without and with a sleep of 5 s before the signal, and under drainit with the settings that are " +
+		"recommended for it. Why drainit forwarded the signal is in its own words: the value if what that waits for came about, `forward_by` if the time for it had run out, " +
+		"`no listener` if the server listens on no port and so has no clients to wait for.")
+	t.table("server", "signal", "which it answers so", "tini: lost per restart", "stop, s", "sleep 5: lost per restart", "stop, s", "drainit", "lost in all restarts", "at most per restart", "of requests", "stop, s", "why forwarded")
 	var remains, missing []string
 	for _, s := range servers {
 		best := find(rows, s.name, "drainit "+s.until, "")
@@ -252,15 +293,14 @@ func serverSection(t *text, rows []*row) {
 		cells = append(cells, strings.Join(append([]string{"`" + s.until + "`"}, s.settings()...), ", "), bold(total(best.lost)), fmt.Sprintf("%.2f", best.atMost()), fmt.Sprint(total(best.sent)), spread(best.stops), counts(best.whys))
 		t.row(cells...)
 		if total(best.lost) > 0 {
-			remains = append(remains, fmt.Sprintf("- %s: %s, of %s. %s", s.name, hows(best), kindsOf(best), s.remains))
+			remains = append(remains, fmt.Sprintf("- %s: %s (%s). %s", s.name, hows(best), kindsOf(best), s.remains))
 		}
 	}
-	t.say("\n\"Lost\" under tini and `sleep 5` is a restart's, under drainit all.")
 	if missing != nil {
 		t.say("\nNot measured in this run: %s.", strings.Join(missing, "; "))
 	}
 	if remains != nil {
-		t.say("\nWhat remains:\n\n%s", strings.Join(remains, "\n"))
+		t.say("\nWhat drainit lost:\n\n%s", strings.Join(remains, "\n"))
 	}
 }
 
@@ -291,10 +331,11 @@ func balancerSection(t *text, rows []*row) {
 	}) {
 		return
 	}
-	t.say("\n## Every balancer\n\nThe Go server that dies on SIGTERM, with neither gRPC nor WebSockets, which `closed` is for. **HAProxy, checks only** knows nothing but what its checks tell: " +
-		"there a sleep before the signal is for nothing, since the server goes on saying that it is well. **nginx** keeps a pool of 32 connections, and its configuration is " +
-		"written again and reloaded. **follows after** gives each connection to the next replica, as kube-proxy does, and takes a replica out so long after its stop began; " +
-		"kept connections stay with their replica. gRPC clients balance themselves, and are told so long after.")
+	t.say("\n## Every balancer\n\nThe Go server that dies on SIGTERM again, behind balancers that learn of a stop in other ways and later. It is sent neither gRPC nor WebSockets: those need `closed`.\n\n" +
+		"- **HAProxy, checks only** is told nothing and sees what its health checks see. A sleep before the signal does not help there: the server goes on saying that it is well until it is gone.\n" +
+		"- **nginx** keeps a pool of 32 connections. Its configuration is written anew, without the replica, and reloaded.\n" +
+		"- **follows after** gives each new connection to the next replica, as kube-proxy does, and leaves a replica out from so long after its stop began. Connections that exist stay with their replica.\n" +
+		"- **gRPC clients** balance themselves: they are told the addresses that are left.")
 	cells := []string{"balancer"}
 	tried := []string{"tini", "sleep 5", "sleep 15", "sleep 25", "drainit quiet", "drainit idle"}
 	for _, w := range tried {
@@ -323,8 +364,8 @@ func balancerSection(t *text, rows []*row) {
 
 // initSection compares the inits themselves.
 func initSection(t *text, rows []*row) {
-	t.say("\n## The inits themselves\n\nBefore each stop three processes are left behind by their parents in the container. " +
-		"Zombies are those that were still there, dead, 0.2 s later; memory is the init's resident set.")
+	t.say("\n## The inits themselves\n\nBefore each stop three processes in the container are left behind by their parents, and end 0.1 s later. " +
+		"Zombies are how many of them the init had not reaped another 0.2 s later, at worst. Memory is the init's resident set, as a median.")
 	t.table("way", "zombies", "memory, MB")
 	for _, w := range ways {
 		i := slices.IndexFunc(rows, func(x *row) bool { return x.way == w.name })
@@ -343,7 +384,7 @@ func environmentSection(t *text, r *results) {
 	var e environment
 	t.say("\n## Where\n")
 	for _, e = range r.envs {
-		t.say("%s at commit %s, `%s`, %s, %d CPUs of %s, %s, %d cells at a time.\n", e.Date, e.Commit, e.Command, e.Took, e.CPUs, e.Model, e.Kernel, e.Parallel)
+		t.say("%s at commit %s, `%s`, %s, %d CPUs of %s, %s. %d servers at a time, each with its balancer and clients.\n", e.Date, e.Commit, e.Command, e.Took, e.CPUs, e.Model, e.Kernel, e.Parallel)
 	}
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(e.Versions)) {
@@ -351,9 +392,9 @@ func environmentSection(t *text, r *results) {
 	}
 	t.say("%s.", strings.Join(parts, ", "))
 	sent, lost := r.before()
-	t.say("\nIn the seconds before the first restart of each cell %d of %d requests were lost: what the machine, the servers and the balancers lose by themselves.", lost, sent)
+	t.say("\nBefore the first restart of each server %d of %d requests were lost: what the machine, the servers and the balancers lose by themselves.", lost, sent)
 	if len(r.errors) > 0 {
-		t.say("\nCells that did not run to their end:\n")
+		t.say("\nNot all restarts were made of these (server, way, balancer):\n")
 		for _, e := range r.errors {
 			what, _, _ := strings.Cut(e, "\n")
 			what, _, _ = strings.Cut(what, " level=") // the server's log is in the raw results

@@ -103,6 +103,27 @@ func TestReportSaysTheSettings(t *testing.T) {
 	}
 }
 
+// TestInShort counts servers: one that loses under tini and after a sleep, and
+// one that loses under tini only. A third, not tried under tini, does not count.
+func TestInShort(t *testing.T) {
+	r := new(results)
+	add := func(server, way, until string, lost int) {
+		r.restarts = append(r.restarts, record{Server: server, Way: way, Until: until, Balancer: "b", Stop: 1, traffic: traffic{Sent: map[string]int{"fresh": 9},
+			Failed: map[string]map[failure]int{"fresh": {cut: lost}}}})
+	}
+	add("Go", "tini", "", 3)
+	add("Go", "sleep 5", "", 1)
+	add("Go", "drainit idle", "idle", 0)
+	add("nginx", "tini", "", 2)
+	add("nginx", "sleep 5", "", 0)
+	add("nginx", "drainit quiet", "quiet", 0)
+	add("Puma", "drainit quiet", "quiet", 1)
+	want := "Of 2 servers 2 lost requests under tini, 1 with a sleep of 5 s before the signal, and 0 under drainit with the settings that are recommended for them."
+	if got := inShort(r.rows()); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestReportFromResults(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "proof")
 	j, err := newJournal(filepath.Join(dir, "results.jsonl"), false)

@@ -73,7 +73,7 @@ var servers = []server{
 		describe(dies).asked(with(web, "socket", "unary", "rpcs")),
 	// Its pings tell a WebSocket that is silent from a connection of a pool.
 	httpServer("FastAPI on uvicorn", "closed", with(uvicorn, "--ws-ping-interval", "5")...).configure("DRAINIT_CLOSED_IDLE=10s").
-		describe("finishes requests, closes WebSockets").asked(with(web, "socket")),
+		describe("finishes requests and closes WebSockets").asked(with(web, "socket")),
 	plainGo,
 
 	httpServer("uvicorn", "quiet", uvicorn...).describe(finishes),

@@ -73,7 +73,7 @@ var kinds = []kind{
 	{"rpcs", "gRPC, a stream of answers for 5 s", 1, (*clients).streamRPC},
 	{"command", "database, a connection for each command", 8, (*clients).command},
 	{"session", "database, a transaction of 4 s", 1, (*clients).session},
-	{name: "job", about: "of a worker, as long as 1.5 s"},
+	{name: "job", about: "a worker's job, which takes up to 1.5 s"},
 }
 
 func kindNamed(name string) kind {
