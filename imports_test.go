@@ -1,7 +1,9 @@
 package main
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -57,5 +59,26 @@ func TestImports(t *testing.T) {
 	}
 	for m := range used {
 		t.Errorf("the binary contains code of %s: add it to modules in this test only after reading it", m)
+	}
+}
+
+// TestEveryBuildKeepsHugePagesOut looks for a setting that only the command line
+// of a build can have; the Makefile says what it is for. kernels measures it.
+func TestEveryBuildKeepsHugePagesOut(t *testing.T) {
+	const setting = "-X runtime.godebugDefault=disablethp=1"
+	files, err := filepath.Glob("examples/*/Dockerfile")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("found %v, %v; want three Dockerfiles", files, err)
+	}
+	files = append(files, "Makefile", "Dockerfile.example", "release/build.go", "bench/main.go",
+		"proof/main.go", "examples/demo/main.go", "integration_test/main_test.go", "scripts/test-kernels", "scripts/test-gvisor")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), setting) {
+			t.Errorf("%s builds drainit without %s", file, setting)
+		}
 	}
 }

@@ -79,7 +79,7 @@ func build(dir string) error {
 		programs[drainit] = ".."
 	}
 	for out, pkg := range programs {
-		c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, pkg)
+		c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X runtime.godebugDefault=disablethp=1", "-o", out, pkg)
 		c.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if b, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %v\n%s", pkg, err, b)

@@ -205,7 +205,8 @@ func compileJava(ctx context.Context, dir string) error {
 
 // build compiles a package of this directory, statically.
 func build(ctx context.Context, what, out, pkg string, options ...string) error {
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out)
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
+		"-ldflags", "-s -w -X runtime.godebugDefault=disablethp=1", "-o", out)
 	c.Args = append(c.Args, options...)
 	if pkg == ".." { // another module
 		c.Dir, pkg = "..", "."

@@ -91,8 +91,9 @@ func writeBinaries(s *source, out string) error {
 		}
 		path := filepath.Join(out, t.file())
 		// -w leaves out the debugger's tables. The symbols stay, for 8 % of the
-		// size: without them scanners can't tell which functions are linked.
-		_, err := output(s.dir, env, "go", "build", "-trimpath", "-buildvcs=true", "-ldflags=-w", "-o", path, ".")
+		// size: without them scanners can't tell which functions are linked. The
+		// Makefile says what disablethp is for.
+		_, err := output(s.dir, env, "go", "build", "-trimpath", "-buildvcs=true", "-ldflags=-w -X runtime.godebugDefault=disablethp=1", "-o", path, ".")
 		if err != nil {
 			return err
 		}

@@ -114,7 +114,7 @@ replica is to be stopped; what it learns has an effect %s later.
 // build builds both binaries with the settings of a release.
 func build(ctx context.Context, dir string) error {
 	const module = "github.com/drainit/drainit"
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X runtime.godebugDefault=disablethp=1",
 		"-o", dir+string(filepath.Separator), module, module+"/examples/server")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
