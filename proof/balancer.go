@@ -15,13 +15,15 @@ import (
 )
 
 // balancer stands between the clients and the replicas. stopping and ready are
-// what an orchestrator tells it, as controllers of an ingress do.
+// what an orchestrator tells it, as controllers of an ingress do. A replica must
+// not start again before what stopping returns is closed: the balancer has heard
+// of the stop then.
 type balancer interface {
 	start(ctx context.Context) error
-	pick() string                        // where the next connection goes
-	stopping(ctx context.Context, i int) // replica i is about to be stopped
-	ready(i int)                         // replica i is back
-	settled(i int) bool                  // replica i gets requests
+	pick() string                                        // where the next connection goes
+	stopping(ctx context.Context, i int) <-chan struct{} // replica i is about to be stopped
+	ready(i int)                                         // replica i is back
+	settled(i int) bool                                  // replica i gets requests
 	stop()
 }
 
@@ -114,21 +116,25 @@ func (f *follow) rpcAddrs() (addrs []string) {
 	return addrs
 }
 
-func (f *follow) stopping(ctx context.Context, i int) {
-	after(ctx, f.delay, func() { f.set(i, true) })
+func (f *follow) stopping(ctx context.Context, i int) <-chan struct{} {
+	return after(ctx, f.delay, func() { f.set(i, true) })
 }
 func (f *follow) ready(i int)      { f.set(i, false) }
 func (f *follow) settled(int) bool { return true }
 
-// after does something later, unless ctx ends before.
-func after(ctx context.Context, d time.Duration, do func()) {
+// after does something later, unless ctx ends before, and then closes what it
+// returns.
+func after(ctx context.Context, d time.Duration, do func()) <-chan struct{} {
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		select {
 		case <-time.After(d):
 			do()
 		case <-ctx.Done():
 		}
 	}()
+	return done
 }
 
 // proxy is a balancer that is a program.
@@ -234,10 +240,12 @@ func (h *haproxy) state(i int, state string) {
 	}
 }
 
-func (h *haproxy) stopping(ctx context.Context, i int) {
-	if h.told {
-		after(ctx, h.delay, func() { h.state(i, "drain") })
-	}
+func (h *haproxy) stopping(ctx context.Context, i int) <-chan struct{} {
+	return after(ctx, h.delay, func() {
+		if h.told {
+			h.state(i, "drain")
+		}
+	})
 }
 
 func (h *haproxy) ready(i int) {
@@ -333,8 +341,8 @@ func (n *nginx) set(i int, out bool) {
 	}
 }
 
-func (n *nginx) stopping(ctx context.Context, i int) {
-	after(ctx, n.delay, func() { n.set(i, true) })
+func (n *nginx) stopping(ctx context.Context, i int) <-chan struct{} {
+	return after(ctx, n.delay, func() { n.set(i, true) })
 }
 
 func (n *nginx) ready(i int) {

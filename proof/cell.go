@@ -363,7 +363,7 @@ func (s *site) restart(ctx context.Context, i int) error {
 	u := r.usage(ctx)
 	u.CPU -= s.idle[n].CPU
 	began := s.newRecord(i, u)
-	s.balancer.stopping(ctx, n)
+	heard := s.balancer.stopping(ctx, n)
 	pause(ctx, s.way.sleep)
 	code, killed, err := s.stop(ctx, r, began)
 	if err != nil {
@@ -375,6 +375,9 @@ func (s *site) restart(ctx context.Context, i int) error {
 	if s.server.jobs {
 		s.countJobs(log)
 	}
+	// Until then this address is gone for good, as a pod's is: what the
+	// balancer still sends there is lost.
+	<-heard
 	again := time.Now()
 	if err := s.begin(ctx, r); err != nil {
 		return err

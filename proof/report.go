@@ -92,7 +92,8 @@ func howMeasured(t *text) {
 Three replicas of a server, each in a container of its own, stand behind a balancer. All kinds of requests that the
 server can answer are sent at the same time. Each is sent when it is due, whatever became of those before it (open
 loop). None is ever sent again, neither by the clients nor by the balancers. The replicas are restarted one after
-the other. A request is lost if it is
+the other. One starts again once its balancer has heard of its stop: as with a pod, whose address is not used again, nothing
+answers there until then. A request is lost if it is
 
 - **refused**: no connection came to be,
 - **reset**: its connection ended before an answer began,
