@@ -43,7 +43,7 @@ func command(ctx context.Context, args []string) error {
 		return fmt.Errorf("say run, quick, mutants, kubernetes or report")
 	}
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
-	parallel := flags.Int("parallel", 5*runtime.NumCPU(), "how many servers are tried at the same time")
+	parallel := flags.Int("parallel", atOnce(args[0])*runtime.NumCPU(), "how many servers are tried at the same time")
 	only := flags.String("only", "", "only the cells or mutants whose names match this regular `expression`")
 	binary := flags.String("drainit", "", "this `program` in place of the repository's")
 	limit := flags.Duration("limit", 24*time.Minute, "end after this time, whatever is left to do")
@@ -76,6 +76,16 @@ func command(ctx context.Context, args []string) error {
 		return err
 	}
 	return fmt.Errorf("%s: say run, quick, mutants, kubernetes or report", args[0])
+}
+
+// atOnce is how many cells, or trials in a cluster, a CPU has to do with at the
+// same time. A cell waits most of its time: 16 of those that cost most, of Go
+// with gRPC and of FastAPI, use 0.9 CPUs. Pods cost more.
+func atOnce(command string) int {
+	if command == "kubernetes" {
+		return 5
+	}
+	return 8
 }
 
 // measurement is a run of some cells.
