@@ -194,7 +194,7 @@ func headlineSection(t *text, r *results, rows []*row, s server, dir string) {
 	t.say("It is sent these kinds of requests: %s. The picture has the first rolling restart of each way: how many requests ended in each 100 ms, those that were lost in red. "+
 		"A triangle is where the stop of a replica began.", strings.Join(s.kinds, ", "))
 	t.picture(dir+"/"+strings.TrimSuffix(pictureName("strips", s, theme{}), "-.svg"), "requests over a rolling restart, one strip for each way")
-	t.say("\nOf the lost, those of each kind are in the columns named after it.")
+	t.say("\nA column named after a kind counts the lost requests of that kind.")
 	head := append([]string{"way", "restarts", "requests", "lost", "per restart", "at most"}, s.kinds...)
 	t.table(append(head, "stop, s", "exit code")...)
 	for _, w := range ways {
@@ -275,7 +275,7 @@ func serverSection(t *text, rows []*row) {
 	t.say("\n## Every server\n\nEach server gets the stop signal that its users set. It runs under tini, without and with a sleep of 5 s before the signal, and under drainit with the settings that are " +
 		"recommended for it. Why drainit forwarded the signal is in its own words: the value if what that waits for came about, `forward_by` if the time for it had run out, " +
 		"`no listener` if the server listens on no port and so has no clients to wait for.")
-	t.table("server", "signal", "which it answers so", "tini: lost per restart", "stop, s", "sleep 5: lost per restart", "stop, s", "drainit", "lost in all restarts", "at most per restart", "of requests", "stop, s", "why forwarded")
+	t.table("server", "signal", "what the server does then", "tini: lost per restart", "stop, s", "sleep 5: lost per restart", "stop, s", "drainit", "lost in all restarts", "at most per restart", "of requests", "stop, s", "why forwarded")
 	var remains, missing []string
 	for _, s := range servers {
 		best := find(rows, s.name, "drainit "+s.until, "")

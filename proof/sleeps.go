@@ -79,7 +79,7 @@ func sleepOf(rows []*row, s server) string {
 	if !found {
 		return fmt.Sprintf("No sleep that was tried lost as little as %s (%d), whose median stop is %.1f s.", ours, d.lost, d.stop())
 	}
-	line := fmt.Sprintf("The shortest sleep that lost as little as %s (%d) is %s: its median stop is %.1f s, that of %s %.1f s.", ours, d.lost, w.name, o.stop(), ours, d.stop())
+	line := fmt.Sprintf("The shortest sleep tried that lost as little as %s (%d) is %s: its median stop is %.1f s, that of %s %.1f s.", ours, d.lost, w.name, o.stop(), ours, d.stop())
 	if d.stop() > o.stop() {
 		line += " drainit takes longer here, because " + longer(s.until) + ". " + knownDelay
 	}

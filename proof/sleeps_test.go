@@ -111,7 +111,7 @@ func TestSleepOfAHeadline(t *testing.T) {
 		stop   float64 // of drainit
 		want   string
 	}{
-		{[4]int{9, 0, 0, 0}, 12, "The shortest sleep that lost as little as drainit idle (0) is sleep 15: its median stop is 15.3 s, that of drainit idle 12.0 s."},
+		{[4]int{9, 0, 0, 0}, 12, "The shortest sleep tried that lost as little as drainit idle (0) is sleep 15: its median stop is 15.3 s, that of drainit idle 12.0 s."},
 		{[4]int{9, 0, 0, 0}, 20, "that of drainit idle 20.0 s. drainit takes longer here, because"},
 		{[4]int{9, 8, 7, 0}, 20, "No sleep that was tried lost as little as drainit idle (0), whose median stop is 20.0 s."},
 		{[4]int{9, 1, 0, 1}, 12, "lost as little as drainit idle (1) is sleep 15"},
