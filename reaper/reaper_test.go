@@ -109,8 +109,13 @@ func TestReapEveryTerminatingSignal(t *testing.T) {
 		}
 		// ForkExec returns when the shell has taken over, handlers and all.
 		pid := start(t, "exec sleep 1000")
-		unix.Kill(pid, sig)
 		codes[pid] = 128 + int(sig)
+		if err := unix.Kill(pid, sig); err == unix.EINVAL && sig >= 63 {
+			// qemu's user-mode emulator needs these itself. Linux has all.
+			t.Logf("not tested: there is no signal %d here", int(sig))
+			unix.Kill(pid, unix.SIGKILL)
+			codes[pid] = 128 + int(unix.SIGKILL)
+		}
 	}
 	for pid := range codes {
 		ended(t, pid)
@@ -195,7 +200,11 @@ func TestReapInBatches(t *testing.T) {
 
 // TestSubreap: an orphan becomes a child of the caller.
 func TestSubreap(t *testing.T) {
-	if err := Subreap(); err != nil {
+	switch err := Subreap(); err {
+	case nil:
+	case unix.EINVAL: // Linux has it since 3.4, qemu's user-mode emulator has not
+		t.Skip("prctl(2) knows no subreaper here")
+	default:
 		t.Fatal(err)
 	}
 	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
