@@ -125,10 +125,22 @@ func start(t *testing.T, child string, limits map[string]string, env ...string) 
 
 func startIn(t *testing.T, group, child string, env ...string) *running {
 	t.Helper()
+	return prepare(t, child, env...).launch(group)
+}
+
+// prepare returns drainit, not started yet, in front of a child of this role.
+func prepare(t *testing.T, child string, env ...string) *running {
 	r := &running{Cmd: exec.Command("/drainit", "--", os.Args[0]), t: t, log: new(buffer), done: make(chan struct{})}
 	r.Env = append([]string{"PATH=/bin", role + "=" + child, "DRAINIT_HEALTH_ADDR=" + health, "DRAINIT_GRACE_PERIOD=30s",
 		"DRAINIT_DRAIN_WINDOW=1s", "DRAINIT_DRAIN_UNTIL=idle"}, env...)
 	r.Stdout, r.Stderr = r.log, r.log
+	return r
+}
+
+// launch starts it in a cgroup.
+func (r *running) launch(group string) *running {
+	t := r.t
+	t.Helper()
 	dir, err := os.Open(group)
 	if err != nil {
 		t.Fatal(err)
@@ -314,6 +326,50 @@ func TestTheClockIsSteppedInTheDrain(t *testing.T) {
 	}
 }
 
+// TestSuspendedInTheDrain suspends the machine to RAM, and has its clock wake it.
+// CLOCK_MONOTONIC, by which a drain is timed, stands still meanwhile.
+func TestSuspendedInTheDrain(t *testing.T) {
+	inVM(t)
+	const (
+		alarm  = "/sys/class/rtc/rtc0/wakealarm"
+		asleep = 8 * time.Second
+	)
+	if err := os.WriteFile("/sys/power/mem_sleep", []byte("deep"), 0); err != nil {
+		t.Skipf("this machine can't suspend to RAM: %v", err)
+	}
+	r := start(t, "serve "+server, nil, "DRAINIT_DRAIN_WINDOW=4s").ready()
+	answer := request(t, 6000)
+	began, woken := monotonic(), boottime()
+	r.signal(unix.SIGTERM)
+	r.says("stop asked for")
+	if err := os.WriteFile(alarm, fmt.Appendf(nil, "+%d", asleep/time.Second), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/sys/power/state", []byte("mem"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if slept := (boottime() - woken) - (monotonic() - began); slept < asleep/2 {
+		t.Fatalf("the machine slept for %s, want about %s", slept, asleep)
+	}
+	if answer, err := readiness(); err != nil || !strings.HasPrefix(answer, "HTTP/1.1 503 ") {
+		t.Errorf("after the resume /readyz answers %q, %v, want 503", answer, err)
+	}
+	if got := <-answer; got != "done" && diag() != "absent" {
+		t.Errorf("the client got %q, want done", got)
+	}
+	r.ends(143)
+	if awake := monotonic() - began; awake < 4*time.Second {
+		t.Errorf("the stop took %s of waking time, want 4s at least", awake)
+	}
+}
+
+// boottime goes on while the machine is suspended.
+func boottime() time.Duration {
+	var t unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &t)
+	return time.Duration(t.Nano())
+}
+
 func monotonic() time.Duration {
 	var t unix.Timespec
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &t)
@@ -338,6 +394,31 @@ func TestLittleMemory(t *testing.T) {
 	}
 }
 
+// TestHugePages has a kernel that gives huge pages to all, as Debian's does: a
+// heap of some hundred kilobytes would have two of 2 MB.
+func TestHugePages(t *testing.T) {
+	inVM(t)
+	const enabled, mostKB = "/sys/kernel/mm/transparent_hugepage/enabled", 2 << 10
+	if err := os.WriteFile(enabled, []byte("always"), 0); err != nil {
+		t.Skipf("this kernel has no transparent huge pages: %v", err)
+	}
+	r := start(t, "serve "+server, nil).ready()
+	for range 100 {
+		readiness()
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "RssAnon:")
+	var kB int
+	if fmt.Sscan(rest, &kB); kB == 0 || kB > mostKB {
+		t.Errorf("%d kB of anonymous memory, want at most %d", kB, mostKB)
+	}
+	r.signal(unix.SIGTERM)
+	r.ends(143)
+}
+
 func TestLittleCPU(t *testing.T) {
 	// Of 100,000. An emulated CPU has a tenth of a real one's speed, or less.
 	for _, quota := range []string{"10000", "50000"} {
@@ -360,6 +441,42 @@ func cgroupOf(t *testing.T, pid int) string {
 	}
 	_, path, _ := strings.Cut(strings.TrimSpace(string(b)), "0::")
 	return "/sys/fs/cgroup" + path
+}
+
+// TestFullDisk has no room for the log, nor for the termination message.
+func TestFullDisk(t *testing.T) {
+	inVM(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	termination := filepath.Join(dir, "termination-log")
+	stderr, err := os.Create(filepath.Join(dir, "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	if err := os.WriteFile(termination, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "full"), make([]byte, 8192), 0o644); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	r := prepare(t, "serve "+server, "DRAINIT_TERMINATION_LOG="+termination)
+	r.Stderr = stderr
+	r.launch(cgroup(t, nil)).ready()
+	answer := request(t, 2000)
+	r.signal(unix.SIGTERM)
+	if got := <-answer; got != "done" && diag() != "absent" {
+		t.Errorf("the client got %q, want done", got)
+	}
+	r.ends(143)
+	for _, f := range []string{stderr.Name(), termination} {
+		if info, err := os.Stat(f); err != nil || info.Size() != 0 {
+			t.Errorf("%s: %d bytes on a full disk, %v", f, info.Size(), err)
+		}
+	}
 }
 
 func TestNoMoreProcesses(t *testing.T) {
