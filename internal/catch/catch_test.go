@@ -121,29 +121,38 @@ func sigqueue(pid int, s syscall.Signal) error {
 	return nil
 }
 
-// emulated reports whether err says that a signal does not exist, as qemu's
-// user-mode emulator has it of 63 and 64, which it needs itself. Linux has all.
-func emulated(t *testing.T, s syscall.Signal, err error) bool {
-	t.Helper()
-	if s < 63 || err != syscall.EINVAL {
-		return false
+// sent sends the child all signals that are caught and waits until it has each,
+// except those that qemu's user-mode emulator can't deliver. The emulator needs
+// 63 and 64 itself and refuses them with EINVAL, which Linux never does. A
+// SIGILL, SIGFPE or SIGSEGV that is sent to a Go program, whatever it does, ends
+// the emulator by a SIGSEGV of its own about once in a hundred times (7.2).
+func (c *child) sent(send func(pid int, s syscall.Signal) error) {
+	c.t.Helper()
+	emulated := false
+	for s := syscall.Signal(64); s >= 1; s-- {
+		fatal := s == syscall.SIGILL || s == syscall.SIGFPE || s == syscall.SIGSEGV
+		if !Caught(s) || emulated && fatal {
+			continue
+		}
+		err := send(c.Process.Pid, s)
+		if err == syscall.EINVAL && s >= 63 {
+			emulated = true
+			continue
+		}
+		if err != nil {
+			c.t.Fatalf("signal %d: %v", s, err)
+		}
+		c.says(fmt.Sprint(int(s)))
 	}
-	t.Logf("not tested: there is no signal %d here", s)
-	return true
+	if emulated {
+		c.t.Log("not tested: SIGILL, SIGFPE, SIGSEGV, 63 and 64, which the emulator can't deliver")
+	}
 }
 
 func TestEverySignalIsDelivered(t *testing.T) {
 	c := startChild(t, "signals")
 	c.says("ready")
-	for s := syscall.Signal(1); s <= 64; s++ {
-		if !Caught(s) {
-			continue
-		}
-		if err := syscall.Kill(c.Process.Pid, s); emulated(t, s, err) {
-			continue
-		}
-		c.says(fmt.Sprint(int(s)))
-	}
+	c.sent(syscall.Kill)
 	c.Process.Signal(syscall.SIGCHLD)
 	c.says("child")
 	for _, s := range []syscall.Signal{syscall.SIGPIPE, syscall.SIGURG} {
@@ -159,17 +168,7 @@ func TestQueuedSignalIsDelivered(t *testing.T) {
 	needHandler(t)
 	c := startChild(t, "signals")
 	c.says("ready")
-	for s := syscall.Signal(1); s <= 64; s++ {
-		if !Caught(s) {
-			continue
-		}
-		if err := sigqueue(c.Process.Pid, s); emulated(t, s, err) {
-			continue
-		} else if err != nil {
-			t.Fatalf("signal %d: %v", s, err)
-		}
-		c.says(fmt.Sprint(int(s)))
-	}
+	c.sent(sigqueue)
 }
 
 // TestPendingSignalsKeepTheirOrder is about one set: the kernel may hand
