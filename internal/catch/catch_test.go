@@ -2,6 +2,7 @@ package catch
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -135,7 +136,7 @@ func (c *child) sent(send func(pid int, s syscall.Signal) error) {
 			continue
 		}
 		err := send(c.Process.Pid, s)
-		if err == syscall.EINVAL && s >= 63 {
+		if errors.Is(err, syscall.EINVAL) && s >= 63 {
 			emulated = true
 			continue
 		}
