@@ -89,6 +89,7 @@ func TestEvidence(t *testing.T) {
 	http := []step{{0, asks(80)}, {8 * ms, sends(140)}} // as fast as a handler that does nothing
 	quick := []step{{0, asks(80)}, {0, sends(140)}}     // within a tick
 	greet := []step{{0, receives(24 + 27)}, {4 * ms, sends(24)}, {8 * ms, receives(9)}}
+	small := func(m *model, now time.Duration) { m.send(138, 2, now) } // uvicorn's head and body
 	tls := []step{{0, receives(260)}, {8 * ms, sends(900)}, {16 * ms, receives(160)}, {16 * ms, sends(315)}}
 	for _, tt := range []struct {
 		name  string
@@ -129,6 +130,10 @@ func TestEvidence(t *testing.T) {
 			"aaaaaaaa......", rules{streamPause: 10 * time.Second}},
 		{"a haproxy's pool of HTTP/2, left", each([]step{{0, receives(33)}, {4 * ms, sends(75)}, {8 * ms, receives(13)}},
 			-3*time.Second, -2*time.Second, -time.Second, 500*ms, 700*ms, 900*ms, 1300*ms), "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
+		{"an answer in small segments, after 2 s", []step{{-8 * time.Second, asks(107)}, {-6 * time.Second, small}}, ".........", rules{}},
+		{"the same twice, within a tick", each([]step{{0, asks(107)}, {0, small}}, -8*time.Second, -6*time.Second), ".........", rules{}},
+		{"an HTTP/2 request, and the server's ping", append(each(greet, -3*time.Second), step{-2 * time.Second, asks(79)}, step{-2 * time.Second, sends(30)}),
+			"aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
 		{"redis' BLPOP of 5 s, again and again", each([]step{{0, sends(5)}, {0, receives(40)}}, -10*time.Second, -5*time.Second, 0),
 			"aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
 		{"redis' BLPOP, the first command", []step{{-time.Second, asks(14)}}, "aaaaaaaaaaaaaaaaaaaaaaa...", rules{}},
