@@ -47,11 +47,11 @@ type connState struct {
 	equal               bool  // the last bytes in and out have the same tick
 	frozen              bool  // the last bytes were a control frame: the order before them counts
 	multiplexed, realIn bool
-	born                bool // it was not there at t0
-	session             bool // the server has sent something unasked, or a WebSocket's ping
-	smallAnswers        bool // small answers have been final
-	frame               bool // they had the size of a control frame
-	spoke               bool // the last bytes received were more than a handshake ends with
+	born                bool  // it was not there at t0
+	session             bool  // the server has sent something unasked, or a WebSocket's ping
+	final               uint8 // bytes of an answer that was final though small; 0: none
+	frame               bool  // they had the size of a control frame
+	spoke               bool  // the last bytes received were more than a handshake ends with
 }
 
 // order says which of a connection's last bytes came last, where both have the
@@ -189,8 +189,8 @@ func (c *connState) receiving(s *socket, in, out uint64, now time.Duration) (wor
 	work = (!was || out > 0) && (!c.born || !c.unsettled())
 	if c.sent > 0 {
 		c.asks = min(c.asks+1, settledAsks)
-		if c.answer >= interimLeast && c.answer <= interimMost && !was {
-			c.smallAnswers = true
+		if interim(c.answer) && !was {
+			c.final = uint8(c.answer)
 		}
 	}
 	c.answer, c.pieces, c.pushed = out, 0, 0

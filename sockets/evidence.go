@@ -226,7 +226,7 @@ func (r *rules) answered(c *connState, s *socket, now time.Duration,
 	case c.frozen, c.pieces >= streamPieces: // a pong, or the end of a stream
 	case c.unsettled() && greeted(s):
 		held = suspect("connection that has only greeted", last+greetedFor)
-	case !c.smallAnswers && c.answer >= interimLeast && c.answer <= interimMost:
+	case interim(c.answer) && c.final == 0 && !r.final[answerOf{s.local, uint8(c.answer)}]:
 		held = suspect("answer that may be an interim one", last+suspectFor)
 	case c.unsettled() && framed(s):
 		held = suspect("connection that speaks in frames", last+suspectFor)
@@ -250,6 +250,14 @@ type rules struct {
 	patience    time.Duration   // 0: the longest there is
 	cleartext   map[uint16]bool // ports that have answered a single segment
 	brief       map[uint16]bool // ports that have answered less than HTTP does
+	final       map[answerOf]bool
+}
+
+// answerOf is a port and the size of an answer that was final though it is as
+// small as an interim one: a further request has followed.
+type answerOf struct {
+	port  uint16
+	bytes uint8
 }
 
 // limit returns how long ambiguous evidence holds after t0.
@@ -276,16 +284,20 @@ func (r *rules) learn(s *socket) bool {
 	return isCleartext(s) && learn(&r.cleartext, s.local) || isBrief(s) && learn(&r.brief, s.local)
 }
 
-func learn(ports *map[uint16]bool, port uint16) bool {
-	if (*ports)[port] {
+// learn enters what was learnt, and reports whether it is new.
+func learn[K comparable](known *map[K]bool, what K) bool {
+	if (*known)[what] {
 		return false
 	}
-	if *ports == nil {
-		*ports = map[uint16]bool{}
+	if *known == nil {
+		*known = map[K]bool{}
 	}
-	(*ports)[port] = true
+	(*known)[what] = true
 	return true
 }
+
+// interim reports whether an answer is as small as an interim one.
+func interim(bytes uint64) bool { return bytes >= interimLeast && bytes <= interimMost }
 
 // isCleartext reports whether a connection shows that its port speaks no TLS:
 // it was answered fewer bytes than a TLS client's first message has, or a

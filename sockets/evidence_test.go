@@ -194,6 +194,44 @@ func TestPortsAreKnownByTheirAnswers(t *testing.T) {
 	}
 }
 
+// An answer as small as an interim one is known to be final once an equal one
+// of its port was, on whichever connection.
+func TestSmallAnswersOfAPortThatAreFinal(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		answer        uint64
+		idle, polling bool
+	}{
+		{"as many bytes", 80, true, true},
+		{"others", 81, false, true},
+		{"without a further request", 80, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var j judge
+			const begin = 100 * time.Second
+			once, often := newModel(1, begin), newModel(2, begin)
+			once.ask(80, begin-3*time.Second)
+			once.answer(80, 1, begin-time.Second)
+			often.ask(80, begin-2*time.Second)
+			often.answer(tt.answer, 1, begin-time.Second)
+			j.arriving(false, 0)
+			for now := time.Duration(0); now <= 5*time.Second; now += pollEvery {
+				if tt.polling && now == time.Second {
+					often.ask(80, begin+now)
+					often.answer(tt.answer, 1, begin+now+8*ms)
+				}
+				j.begin()
+				j.observe(once.at(begin+now+16*ms), now+16*ms)
+				j.observe(often.at(begin+now+16*ms), now+16*ms)
+				j.end(now)
+			}
+			if idle := j.idle(5 * time.Second); idle != tt.idle {
+				t.Errorf("idle is %v: %+v", idle, j.tally)
+			}
+		})
+	}
+}
+
 // A connection may teach, late in a poll, that what was judged before is no TLS
 // handshake but a request: FuzzHistories found that poll idle.
 func TestWhatAPollTeachesCountsInIt(t *testing.T) {

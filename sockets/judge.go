@@ -115,6 +115,9 @@ func (j *judge) look(s *socket, c *connState, known bool, now time.Duration) (wo
 		held = j.rules.blindClaim(s, c, known, now)
 	case known:
 		work = c.update(s, now)
+		if c.final != 0 && learn(&j.rules.final, answerOf{s.local, c.final}) {
+			j.learnt = true
+		}
 		held = j.rules.claimOf(c, s, now)
 	default:
 		c.meet(s, now)
