@@ -74,8 +74,9 @@ const (
 	// sends 18 to 27 bytes, Go 20 to 30. Java answers 80, uvicorn 138 in two.
 	frameSegment, framesEach = 75, 64
 	// A haproxy that pools HTTP/2 sends 20 to 50 bytes a segment and is sent 60
-	// to 90, of redis' protocol it is less.
-	terseRequest, terseAnswer = 64, 100
+	// to 90, of redis' protocol it is less. With gRPC it sends 76, and is sent
+	// 27 for each: HTTP/1.1 has no whole answer as small.
+	terseRequest, terseAnswer, terseEach = 64, 100, 30
 	// The shortest request of HTTP/1.0 ("GET / HTTP/1.0", and an empty line)
 	// has as many bytes, and no answer has less. HTTP/2's greeting has as many,
 	// too.
@@ -355,16 +356,20 @@ func greeted(s *socket) bool {
 		s.recv >= 42 && s.recv <= 110 && s.sent >= 18 && s.sent <= 100
 }
 
-// terse reports whether both sides have sent small segments only, as HTTP/2
-// without large answers and redis do, and HTTP/1.1 does not. On a port that
-// speaks no HTTP small requests are enough; where there was no answer yet, one
-// that is too small for HTTP.
+// terse reports whether both sides have sent small segments only, or the server
+// next to nothing for each segment that it answered, as HTTP/2 without large
+// answers and redis do, and HTTP/1.1 does not. On a port that speaks no HTTP
+// small requests are enough; where there was no answer yet, one that is too
+// small for HTTP.
 func (r *rules) terse(s *socket) bool {
-	small := s.dataIn > 0 && s.recv/uint64(s.dataIn) <= terseRequest
+	in := uint64(s.dataIn)
+	small := in > 0 && s.recv/in <= terseRequest
 	if s.dataOut == 0 {
 		return s.recv < leastHTTP || small && r.brief[s.local]
 	}
-	return small && (r.brief[s.local] || s.sent/uint64(s.dataOut) <= terseAnswer)
+	answers := 3*uint64(s.dataOut) >= in // it is no upload in small segments
+	return small && (r.brief[s.local] || s.sent/uint64(s.dataOut) <= terseAnswer) ||
+		answers && s.sent <= in*terseEach
 }
 
 // replied reports whether the client's last bytes came as soon after the
