@@ -49,7 +49,8 @@ type connState struct {
 	multiplexed, realIn bool
 	born                bool  // it was not there at t0
 	session             bool  // the server has sent something unasked, or a WebSocket's ping
-	final               uint8 // bytes of an answer that was final though small; 0: none
+	smallAnswers        bool  // small answers have been final
+	final               uint8 // bytes of such answers, if equal ones have followed each other
 	frame               bool  // they had the size of a control frame
 	spoke               bool  // the last bytes received were more than a handshake ends with
 }
@@ -190,7 +191,12 @@ func (c *connState) receiving(s *socket, in, out uint64, now time.Duration) (wor
 	if c.sent > 0 {
 		c.asks = min(c.asks+1, settledAsks)
 		if interim(c.answer) && !was {
-			c.final = uint8(c.answer)
+			c.smallAnswers = true
+			// Answers that differ may be an interim one's end and what comes
+			// after it. A FIN counts as a byte.
+			if out == c.answer && in > 1 {
+				c.final = uint8(out)
+			}
 		}
 	}
 	c.answer, c.pieces, c.pushed = out, 0, 0

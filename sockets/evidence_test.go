@@ -199,39 +199,52 @@ func TestPortsAreKnownByTheirAnswers(t *testing.T) {
 	}
 }
 
-// An answer as small as an interim one is known to be final once an equal one
-// of its port was, on whichever connection.
+// An answer as small as an interim one is known to be final once equal ones of
+// its port have followed each other, on whichever connection.
 func TestSmallAnswersOfAPortThatAreFinal(t *testing.T) {
+	ask := func(answer uint64) func(*model, time.Duration) {
+		return func(m *model, now time.Duration) {
+			m.ask(80, now)
+			m.answer(answer, 1, now)
+		}
+	}
 	for _, tt := range []struct {
-		name          string
-		answer        uint64
-		idle, polling bool
+		name    string
+		further func(m *model, now time.Duration)
+		idle    bool
 	}{
-		{"as many bytes", 80, true, true},
-		{"others", 81, false, true},
-		{"without a further request", 80, false, false},
+		{"as many bytes", ask(70), true},
+		{"other bytes", ask(71), false},
+		{"without a further request", nil, false},
+		{"103 Early Hints, the answer and the client's FIN", func(m *model, now time.Duration) {
+			m.send(150, 1, now)
+			m.receive(1, now)
+		}, false},
+		{"103 Early Hints, the answer and the next request", func(m *model, now time.Duration) {
+			m.send(150, 1, now)
+			m.ask(80, now)
+		}, false},
+		{"100 Continue, and what was to be continued", asks(70), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var j judge
 			const begin = 100 * time.Second
 			once, often := newModel(1, begin), newModel(2, begin)
-			once.ask(80, begin-3*time.Second)
-			once.answer(80, 1, begin-time.Second)
-			often.ask(80, begin-2*time.Second)
-			often.answer(tt.answer, 1, begin-time.Second)
-			j.arriving(false, 0)
+			ask(70)(once, begin-time.Second)
+			ask(70)(often, begin-time.Second)
 			for now := time.Duration(0); now <= 5*time.Second; now += pollEvery {
-				if tt.polling && now == time.Second {
-					often.ask(80, begin+now)
-					often.answer(tt.answer, 1, begin+now+8*ms)
+				if tt.further != nil && now == time.Second {
+					tt.further(often, begin+now)
 				}
 				j.begin()
 				j.observe(once.at(begin+now+16*ms), now+16*ms)
 				j.observe(often.at(begin+now+16*ms), now+16*ms)
 				j.end(now)
 			}
-			if idle := j.idle(5 * time.Second); idle != tt.idle {
-				t.Errorf("idle is %v: %+v", idle, j.tally)
+			c := j.known[1]
+			held := j.rules.claimOf(&c, once.at(begin+5*time.Second), 5*time.Second)
+			if idle := held.evidence == None; idle != tt.idle {
+				t.Errorf("idle is %v: %+v", idle, held)
 			}
 		})
 	}
