@@ -101,6 +101,7 @@ func (t *times) add(at time.Duration) {
 func (a *arrivals) add(c class, at time.Duration, inside bool) {
 	var probe, recognised bool
 	if c != (class{}) {
+		c = a.probes.sameButFIN(c)
 		probe, recognised = a.probes.arrival(c, at)
 	}
 	if probe {

@@ -265,6 +265,29 @@ func TestALatePollHoldsAsOneInTime(t *testing.T) {
 }
 
 // A balancer that pools makes requests on kept connections until it moves on.
+// The client's FIN counts as a byte, and has arrived by the time a connection
+// is seen or not: that is no other prober.
+func TestAFinMakesNoOtherProber(t *testing.T) {
+	for _, bytes := range []uint64{80, 0} {
+		a := arrivals{window: time.Minute}
+		var last time.Duration
+		for i := range 8 {
+			last = time.Duration(2*i)*time.Second + time.Second
+			c := class{proxy.peer, proxy.port, bytes}
+			if i%3 == 1 {
+				c.bytes++
+			}
+			a.add(c, last, false)
+		}
+		if held := a.claim(last + 2900*ms); held.why != whyProber {
+			t.Errorf("%d bytes: 2.9 s after the last, %+v", bytes, held)
+		}
+		if held := a.claim(last + 3100*ms); held.evidence != None {
+			t.Errorf("%d bytes: 3.1 s after the last, %+v", bytes, held)
+		}
+	}
+}
+
 func TestRequestsOnKeptConnectionsAreWork(t *testing.T) {
 	for _, tt := range []struct {
 		name        string

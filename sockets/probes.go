@@ -141,6 +141,18 @@ func (p *probes) add(c class, s series) {
 	p.known[c] = &s
 }
 
+// sameButFIN returns the class by which c is known already, if that differs by
+// a byte: the client's FIN counts as one, once it has arrived.
+func (p *probes) sameButFIN(c class) class {
+	for _, bytes := range [...]uint64{c.bytes, c.bytes + 1, c.bytes - 1} {
+		k := class{c.peer, c.port, bytes}
+		if bytes != anyBytes && (p.known[k] != nil || p.times[k] != nil) {
+			return k
+		}
+	}
+	return c
+}
+
 // arrival takes an arrival, and reports whether it was a known prober's. The
 // one by which a prober is recognised still counts as a client's, and those
 // before it did: so that quiet has to last for its time afterwards, and a
