@@ -288,6 +288,27 @@ func TestAFinMakesNoOtherProber(t *testing.T) {
 	}
 }
 
+// A TLS client ends with an alert, which may have arrived or not. Of whichever
+// size, what comes when a probe is due may be it.
+func TestAProbeOfAnotherSizeMayBeTheOneThatIsDue(t *testing.T) {
+	polls := func(odd time.Duration) (held claim) {
+		a := arrivals{window: time.Minute}
+		c := class{proxy.peer, proxy.port, 620}
+		for i := range 8 {
+			a.add(c, time.Duration(2*i)*time.Second, false)
+		}
+		c.bytes += 25
+		a.add(c, odd, false)
+		return a.claim(odd + 2100*ms)
+	}
+	if held := polls(16 * time.Second); held.why != whyProber {
+		t.Errorf("one that is due: %+v", held)
+	}
+	if held := polls(15 * time.Second); held.evidence != None {
+		t.Errorf("one between two: %+v", held)
+	}
+}
+
 func TestRequestsOnKeptConnectionsAreWork(t *testing.T) {
 	for _, tt := range []struct {
 		name        string

@@ -57,7 +57,7 @@ type series struct {
 	tolerance time.Duration
 	last      []time.Duration
 	others    int           // arrivals of its class that it did not expect
-	other     time.Duration // the last of them
+	other     time.Duration // the last of them, and of those of another class that it did
 }
 
 // fit returns a pattern that explains all of times, which are sorted. It takes
@@ -93,22 +93,32 @@ func fit(times []time.Duration, limit float64) (series, bool) {
 }
 
 // expects reports whether an arrival at t continues the series, and if so moves
-// it on. Up to two may have been missed: a probe is late or lost once in a
-// while.
+// it on.
 func (s *series) expects(t time.Duration) bool {
-	for i, last := range s.last {
+	i := s.due(t)
+	if i >= 0 {
+		s.last[i] = t
+	}
+	return i >= 0
+}
+
+// due returns the index in last of the arrival that one at t comes again after,
+// or -1. Up to two may have been missed: a probe is late or lost once in a
+// while.
+func (s *series) due(t time.Duration) int {
+	return slices.IndexFunc(s.last, func(last time.Duration) bool {
 		for k := time.Duration(1); k <= 3; k++ {
 			if (t - last - k*s.period).Abs() <= s.tolerance {
-				s.last[i] = t
 				return true
 			}
 		}
-	}
-	return false
+		return false
+	})
 }
 
 // goesOn returns when the series last had an arrival, and until when the next
-// is expected. One of its class that it did not expect may be a late one.
+// is expected. One of its class that it did not expect may be a late one, and
+// one of another that it did expect may be its own.
 func (s *series) goesOn() (last, until time.Duration) {
 	last = max(slices.Max(s.last), s.other)
 	return last, last + max(time.Duration(aliveFor*float64(s.period)), s.period+lateBy)
@@ -168,6 +178,7 @@ func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 			delete(p.known, k)
 		}
 	}
+	p.mayBeDue(c, t)
 	if s := p.known[c]; s != nil {
 		// A client between the probes: they go on. Or a pattern seen too early
 		// in arrivals with jitter: it is looked for again.
@@ -201,6 +212,17 @@ func (p *probes) arrival(c class, t time.Duration) (probe, recognised bool) {
 		}
 	}
 	return false, false
+}
+
+// mayBeDue notes an arrival of another size for the series that expect one then:
+// it counts as a client's, but may be a prober's whose TLS alert has arrived, or
+// has not yet.
+func (p *probes) mayBeDue(c class, t time.Duration) {
+	for k, s := range p.known {
+		if k.peer == c.peer && k.port == c.port && s.due(t) >= 0 {
+			s.other = max(s.other, t)
+		}
+	}
 }
 
 // alive returns when the series that is expected to go on longest last had an
