@@ -57,7 +57,7 @@ type series struct {
 	tolerance time.Duration
 	last      []time.Duration
 	others    int           // arrivals of its class that it did not expect
-	other     time.Duration // the last of them, and of those of another class that it did
+	other     time.Duration // the last of them, or of another class and expected
 }
 
 // fit returns a pattern that explains all of times, which are sorted. It takes
