@@ -47,12 +47,11 @@ type connState struct {
 	equal               bool  // the last bytes in and out have the same tick
 	frozen              bool  // the last bytes were a control frame: the order before them counts
 	multiplexed, realIn bool
-	born                bool  // it was not there at t0
-	session             bool  // the server has sent something unasked, or a WebSocket's ping
-	smallAnswers        bool  // small answers have been final
-	final               uint8 // bytes of such answers, if equal ones have followed each other
-	frame               bool  // they had the size of a control frame
-	spoke               bool  // the last bytes received were more than a handshake ends with
+	born                bool // it was not there at t0
+	session             bool // the server has sent something unasked, or a WebSocket's ping
+	smallAnswers        bool // small answers have been final
+	frame               bool // they had the size of a control frame
+	spoke               bool // the last bytes received were more than a handshake ends with
 }
 
 // order says which of a connection's last bytes came last, where both have the
@@ -96,8 +95,8 @@ func (c *connState) meet(s *socket, now time.Duration) {
 }
 
 // update compares a connection with what it was at the poll before, and reports
-// whether a further request has arrived on it.
-func (c *connState) update(s *socket, now time.Duration) (work bool) {
+// whether a further request has arrived on it. final is as receiving has it.
+func (c *connState) update(s *socket, now time.Duration) (work bool, final uint64) {
 	in, out := s.recv-c.recv, s.sent-c.sent
 	if s.acked != c.acked || s.wqueue == 0 {
 		c.progress = now
@@ -114,7 +113,8 @@ func (c *connState) update(s *socket, now time.Duration) (work bool) {
 		c.multiplexed, c.frozen, c.doubt, c.pushed = true, true, now, 0
 	case in > 0:
 		frame := isControl(in) && (out == 0 || isControl(out))
-		work = c.receiving(s, in, out, now) && !frame
+		work, final = c.receiving(s, in, out, now)
+		work = work && !frame
 		c.frame = frame
 	}
 	if !c.frozen {
@@ -122,7 +122,7 @@ func (c *connState) update(s *socket, now time.Duration) (work bool) {
 	}
 	c.noteSlow(s, now)
 	c.keep(s)
-	return work
+	return work, final
 }
 
 func (c *connState) keep(s *socket) {
@@ -179,8 +179,9 @@ func (c *connState) sending(s *socket, out uint64, now time.Duration) {
 }
 
 // receiving takes growth from the client, and maybe an answer with it. It
-// reports whether that is a further request.
-func (c *connState) receiving(s *socket, in, out uint64, now time.Duration) (work bool) {
+// reports whether that is a further request, and how many bytes the answer had
+// if it is as small as an interim one and turns out to be final; otherwise 0.
+func (c *connState) receiving(s *socket, in, out uint64, now time.Duration) (work bool, final uint64) {
 	was := c.busy
 	c.guess(s, true)
 	c.frozen = false
@@ -195,7 +196,7 @@ func (c *connState) receiving(s *socket, in, out uint64, now time.Duration) (wor
 			// Answers that differ may be an interim one's end and what comes
 			// after it. A FIN counts as a byte.
 			if out == c.answer && in > 1 {
-				c.final = uint8(out)
+				final = out
 			}
 		}
 	}
@@ -207,7 +208,7 @@ func (c *connState) receiving(s *socket, in, out uint64, now time.Duration) (wor
 		c.since = now - s.recvAgo
 	}
 	c.lastReal, c.realIn = now-min(s.recvAgo, s.sentAgo), c.awaits(s)
-	return work
+	return work, final
 }
 
 // noteSlow notes that the request in flight is a slow one, if it is.

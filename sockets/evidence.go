@@ -227,7 +227,7 @@ func (r *rules) answered(c *connState, s *socket, now time.Duration,
 	case c.frozen, c.pieces >= streamPieces: // a pong, or the end of a stream
 	case c.unsettled() && greeted(s):
 		held = suspect("connection that has only greeted", last+greetedFor)
-	case interim(c.answer) && !c.smallAnswers && !r.final[answerOf{s.local, uint8(c.answer)}]:
+	case interim(c.answer) && !c.smallAnswers && !r.final[answerOf{s.local, c.answer}]:
 		held = suspect("answer that may be an interim one", last+suspectFor)
 	case c.unsettled() && framed(s):
 		held = suspect("connection that speaks in frames", last+suspectFor)
@@ -258,7 +258,7 @@ type rules struct {
 // small as an interim one: a further request and an equal answer have followed.
 type answerOf struct {
 	port  uint16
-	bytes uint8
+	bytes uint64
 }
 
 // limit returns how long ambiguous evidence holds after t0.

@@ -114,8 +114,9 @@ func (j *judge) look(s *socket, c *connState, known bool, now time.Duration) (wo
 	case !s.info:
 		held = j.rules.blindClaim(s, c, known, now)
 	case known:
-		work = c.update(s, now)
-		if c.final != 0 && learn(&j.rules.final, answerOf{s.local, c.final}) {
+		var final uint64
+		work, final = c.update(s, now)
+		if final > 0 && learn(&j.rules.final, answerOf{s.local, final}) {
 			j.learnt = true
 		}
 		held = j.rules.claimOf(c, s, now)
