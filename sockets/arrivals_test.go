@@ -264,7 +264,6 @@ func TestALatePollHoldsAsOneInTime(t *testing.T) {
 	}
 }
 
-// A balancer that pools makes requests on kept connections until it moves on.
 // The client's FIN counts as a byte, and has arrived by the time a connection
 // is seen or not: that is no other prober.
 func TestAFinMakesNoOtherProber(t *testing.T) {
@@ -309,6 +308,7 @@ func TestAProbeOfAnotherSizeMayBeTheOneThatIsDue(t *testing.T) {
 	}
 }
 
+// A balancer that pools makes requests on kept connections until it moves on.
 func TestRequestsOnKeptConnectionsAreWork(t *testing.T) {
 	for _, tt := range []struct {
 		name        string

@@ -220,6 +220,10 @@ func TestSmallAnswersOfAPortThatAreFinal(t *testing.T) {
 			m.send(150, 1, now)
 			m.receive(1, now)
 		}, false},
+		{"103 Early Hints, an answer as long and the client's FIN", func(m *model, now time.Duration) {
+			m.send(70, 1, now)
+			m.receive(1, now)
+		}, false},
 		{"103 Early Hints, the answer and the next request", func(m *model, now time.Duration) {
 			m.send(150, 1, now)
 			m.ask(80, now)
@@ -237,8 +241,8 @@ func TestSmallAnswersOfAPortThatAreFinal(t *testing.T) {
 					tt.further(often, begin+now)
 				}
 				j.begin()
-				j.observe(once.at(begin+now+16*ms), now+16*ms)
-				j.observe(often.at(begin+now+16*ms), now+16*ms)
+				j.observe(once.at(begin+now), now)
+				j.observe(often.at(begin+now), now)
 				j.end(now)
 			}
 			c := j.known[1]
@@ -337,9 +341,8 @@ func checkInvariants(t *testing.T, j *judge, conns []*model, begin, now time.Dur
 		held := j.rules.claimOf(&c, s, now)
 		// A request whose order the ticks tell, begun before the patience
 		// ended, is certain on a connection known for requests and answers, and
-		// on one that was never answered; it holds `idle` from when it is slow
-		// on.
-		// Those that are as small as redis' are not.
+		// on one that was never answered, but for one as small as redis'; it
+		// holds `idle` from when it is slow on.
 		known := m.recvAt/modelTick > m.sentAt/modelTick && (m.s.dataOut == 0 || !c.unsettled()) && !j.rules.terse(s)
 		if known && c.since < patience && held.evidence != Certain {
 			t.Fatalf("%v: a request in flight for %v is %q (%s): %+v", now, age, held.evidence, held.why, s)
