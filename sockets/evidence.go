@@ -70,7 +70,7 @@ const (
 	// bytes in Go for "hello".
 	interimLeast, interimMost = 25, 110
 	// HTTP/2's frames are small: an average segment of a whole answer is not.
-	// Nor are they many for each segment received, before an answer: grpc-go
+	// Before an answer they are also few for each segment received: grpc-go
 	// sends 18 to 27 bytes, Go 20 to 30. Java answers 80, uvicorn 138 in two.
 	frameSegment, framesEach = 75, 64
 	// A haproxy that pools HTTP/2 sends 20 to 50 bytes a segment and is sent 60
