@@ -85,7 +85,8 @@ Variables, all beginning with DRAINIT_ (30s, 1m30s, or 30 for seconds):
   DRAIN_WINDOW     5s        endpoint propagation: don't forward earlier; at
                              most a third of the budget unless set
   DRAIN_UNTIL      window    what else to wait for: window, quiet, idle, closed
-  STREAM_PAUSE     0s        longest pause of a stream, for idle; 0: unknown
+  STREAM_PAUSE     0s        how long a stream, or a call of HTTP/2, is
+                             silent at most, for idle; 0: unknown
   CLOSED_IDLE      60s       closed ignores a connection silent for as long
   STOP_RESERVE     10s       kept for the server once it has its signal; at
                              most a third of the budget unless set

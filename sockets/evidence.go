@@ -58,8 +58,9 @@ const (
 	defaultStreamPause = 10 * time.Second
 
 	// A multiplexed connection (HTTP/2, gRPC) may carry a request for this long
-	// after its last frame of data: neither the direction nor the size of its
-	// last bytes says that all streams have ended.
+	// after its last frame of data, unless DRAINIT_STREAM_PAUSE says how long
+	// one is silent: neither the direction nor the size of its last bytes says
+	// that all streams have ended.
 	multiplexedFor = 10 * time.Second
 	// A connection that has only exchanged HTTP/2's greeting is idle, but may
 	// carry a request as small; it counts for this long after its last byte.
@@ -158,15 +159,15 @@ func (r *rules) claimOf(c *connState, s *socket, now time.Duration) claim {
 	// An answer in pieces, told by bytes that nothing asked for.
 	case c.pieces >= streamPieces && now-out < r.streaming():
 		return claim{evidence: Certain, why: "stream", until: never, since: out, lasting: true}
-	case c.pieces >= streamPieces && now-out < r.pause():
-		return suspect("paused stream", out+r.pause())
+	case c.pieces >= streamPieces && now-out < r.pause(defaultStreamPause):
+		return suspect("paused stream", out+r.pause(defaultStreamPause))
 
 	// Several requests at once: order says nothing, so the last frame of data
 	// counts. An unanswered one counts for longer.
 	case c.multiplexed && c.realIn:
-		return suspect("multiplexed connection", c.lastReal+suspectFor)
+		return suspect("multiplexed connection", c.lastReal+r.pause(suspectFor))
 	case c.multiplexed:
-		return suspect("multiplexed connection", max(c.lastReal, c.doubt)+multiplexedFor)
+		return suspect("multiplexed connection", max(c.lastReal, c.doubt)+r.pause(multiplexedFor))
 
 	case c.busy:
 		return r.awaitingAnswer(c, s, now, certain, suspect)
@@ -271,12 +272,12 @@ func atMostPatience(set time.Duration) time.Duration { return min(cmp.Or(set, pa
 // streaming is how long a stream may pause and be certain.
 func (r *rules) streaming() time.Duration { return max(streamFor, r.streamPause) }
 
-// pause is how long it may pause at all.
-func (r *rules) pause() time.Duration {
+// pause is how long it may pause at all, and unknown if that was not said.
+func (r *rules) pause(unknown time.Duration) time.Duration {
 	if r.streamPause > 0 {
 		return r.streaming()
 	}
-	return defaultStreamPause
+	return unknown
 }
 
 // learn notes what an open connection, or one that has ended, says of its port.

@@ -90,6 +90,9 @@ func TestEvidence(t *testing.T) {
 	quick := []step{{0, asks(80)}, {0, sends(140)}}     // within a tick
 	greet := []step{{0, receives(24 + 27)}, {4 * ms, sends(24)}, {8 * ms, receives(9)}}
 	small := func(m *model, now time.Duration) { m.send(138, 2, now) } // uvicorn's head and body
+	ping := []step{{0, sends(17)}, {4 * ms, receives(17)}}
+	call := []step{{0, asks(120)}, {8 * ms, sends(180)}}
+	calls := append(append(each(greet, -60*time.Second), each(ping, -30*time.Second, 50*ms)...), each(call, 2050*ms)...)
 	tls := []step{{0, receives(260)}, {8 * ms, sends(900)}, {16 * ms, receives(160)}, {16 * ms, sends(315)}}
 	for _, tt := range []struct {
 		name  string
@@ -121,7 +124,11 @@ func TestEvidence(t *testing.T) {
 		{"tokens, and a pause that is known", []step{{-1 * time.Second, asks(80)}, {-1 * time.Second, sends(160)},
 			{1100 * ms, sends(26)}, {2100 * ms, sends(26)}}, "aacccccc......", rules{streamPause: 5 * time.Second}},
 		{"pings of HTTP/2", append(each(greet, -60*time.Second),
-			each([]step{{0, sends(17)}, {4 * ms, receives(17)}}, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
+			each(ping, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
+		{"HTTP/2, answered", calls, "...aaaaaaaaaa......", rules{}},
+		{"HTTP/2, answered, where streams pause for up to 15 s", calls, "...aaaaaaaaaaaaaaa...", rules{streamPause: 15 * time.Second}},
+		{"HTTP/2, answered, where no call is silent for 3 s", calls, "...aaa......", rules{streamPause: 3 * time.Second}},
+		{"HTTP/2, not answered, where no call is silent for 3 s", calls[:len(calls)-1], "...aaa......", rules{streamPause: 3 * time.Second}},
 		{"a WebSocket's pings", append(each(http, -30*time.Second),
 			each([]step{{0, sends(6)}, {4 * ms, receives(10)}}, 2050*ms, 5050*ms, 8050*ms)...), "...........", rules{}},
 		{"a request after an answer, as long as a pong would be", append(each(http, -30*time.Second), step{1050 * ms, asks(134)},

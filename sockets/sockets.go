@@ -98,7 +98,8 @@ type Options struct {
 	// instant is looked for in which nothing is in flight.
 	Patience time.Duration
 	// StreamPause is how long the pauses of the child's streams are, at most; 0
-	// if that is unknown.
+	// if that is unknown. Each call of HTTP/2 is a stream, and the wait for its
+	// answer a pause.
 	StreamPause time.Duration
 	// ClosedIdle is how long a connection is silent before it no longer counts
 	// for Closed; 0 for a minute.
