@@ -265,8 +265,9 @@ func (h *haproxy) settled(i int) bool {
 	return up == len(h.sections())
 }
 
-// nginx keeps a pool of connections to the replicas and is reloaded with a
-// configuration of those that are in, as ingress controllers do.
+// nginx keeps a pool of connections to the replicas, but to those of FastCGI, and
+// is reloaded with a configuration of those that are in, as ingress controllers
+// do.
 type nginx struct {
 	backends
 	proxy
@@ -296,9 +297,11 @@ func (n *nginx) write() error {
 			fmt.Fprintf(&servers, "    server %s:%d max_fails=0;\n", ip, n.port)
 		}
 	}
-	pass := "proxy_pass http://replicas; proxy_buffering off;"
+	pool, pass := "keepalive 32;", "proxy_pass http://replicas; proxy_buffering off;"
 	if n.fcgi {
-		pass = fcgi
+		// PHP-FPM closes each connection after its answer, as most are set up.
+		// nginx would sometimes take one from a pool in that moment.
+		pool, pass = "", fcgi
 	}
 	return os.WriteFile(n.config(), fmt.Appendf(nil, `daemon off;
 worker_processes 1;
@@ -311,7 +314,7 @@ http {
   uwsgi_temp_path %[1]s/uwsgi; scgi_temp_path %[1]s/scgi;
   map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
   upstream replicas {
-%[2]s    keepalive 32;
+%[2]s    %[5]s
   }
   server {
     listen 127.0.0.1:%[3]d;
@@ -324,7 +327,7 @@ http {
     }
   }
 }
-`, n.dir, servers.String(), n.listen, pass), 0o644)
+`, n.dir, servers.String(), n.listen, pass, pool), 0o644)
 }
 
 const fcgi = `fastcgi_pass replicas; fastcgi_buffering off; fastcgi_next_upstream off; fastcgi_keep_conn off;

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,4 +32,23 @@ func TestChecksHearNothing(t *testing.T) {
 			t.Errorf("waited for %v", took)
 		}
 	})
+}
+
+// TestNoPoolWhereServersClose: nginx may send a request on a connection from its
+// pool that the server is about to close. Without any restart PHP-FPM lost 3 of
+// 550 requests so.
+func TestNoPoolWhereServersClose(t *testing.T) {
+	for _, fcgi := range []bool{false, true} {
+		n := plan{name: "nginx"}.build(backends{ips: []string{"127.0.0.1"}, port: 9000, fcgi: fcgi, dir: t.TempDir()}).(*nginx)
+		if err := n.write(); err != nil {
+			t.Fatal(err)
+		}
+		config, err := os.ReadFile(n.config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pools := strings.Contains(string(config), "keepalive "); pools == fcgi {
+			t.Errorf("FastCGI is %v, pools is %v:\n%s", fcgi, pools, config)
+		}
+	}
 }
