@@ -48,7 +48,7 @@ type record struct {
 	Stop     float64 `json:"stop_s"`
 	Start    float64 `json:"start_s"`
 	Code     int     `json:"code"`
-	Killed   bool    `json:"killed,omitempty"` // by SIGKILL, after grace
+	Killed   bool    `json:"killed,omitempty"` // by SIGKILL, after the budget
 	Why      string  `json:"why,omitempty"`    // drainit's word for the forwarding
 	Forward  float64 `json:"forwarded_s,omitempty"`
 	InitRSS  int     `json:"init_rss_kb,omitempty"`
@@ -437,8 +437,8 @@ func (s *site) newRecord(i int, u usage) time.Time {
 	return now
 }
 
-// stop signals r and waits for its end, which it brings about when grace is
-// over, as every orchestrator does.
+// stop signals r and waits for its end, which it brings about when the budget
+// is spent, as every orchestrator does.
 func (s *site) stop(ctx context.Context, r *container, began time.Time) (code int, killed bool, err error) {
 	done := make(chan error, 1)
 	go func() {
@@ -452,7 +452,7 @@ func (s *site) stop(ctx context.Context, r *container, began time.Time) (code in
 	select {
 	case err := <-done:
 		return code, false, err
-	case <-time.After(time.Until(began.Add(grace))):
+	case <-time.After(time.Until(began.Add(s.way.budget()))):
 	}
 	if err := r.kill(ctx, "SIGKILL"); err != nil && !strings.Contains(err.Error(), "is not running") {
 		return 0, true, err

@@ -119,7 +119,7 @@ The ways of stopping a server:
 - **drainit window**, **quiet**, **idle**, **closed**: drainit with that value of [DRAINIT_DRAIN_UNTIL](drain-until.md). What
   else it is told is said with the results.
 
-Each stop has a budget of 60 s; then comes SIGKILL.
+Each stop has a budget of 30 s, as Kubernetes gives by default, or what the way says; then comes SIGKILL.
 
 Unless a table says otherwise the balancer is HAProxy as an ingress controller runs it. It checks health every second and
 keeps a pool of connections. 2 s after a stop began it is told, over its admin socket, to send that replica nothing new.
@@ -338,7 +338,7 @@ func balancerSection(t *text, rows []*row) {
 		"- **follows after** gives each new connection to the next replica, as kube-proxy does, and leaves a replica out from so long after its stop began. Connections that exist stay with their replica.\n" +
 		"- **gRPC clients** balance themselves: they are told the addresses that are left.")
 	cells := []string{"balancer"}
-	tried := []string{"tini", "sleep 5", "sleep 15", "sleep 25", "drainit quiet", "drainit idle"}
+	tried := []string{"tini", "sleep 5", "sleep 15", "sleep 25", "drainit quiet", "drainit idle", "drainit idle, 60 s"}
 	for _, w := range tried {
 		cells = append(cells, w+": lost", "stop, s")
 	}

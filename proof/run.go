@@ -48,7 +48,7 @@ func (e effort) cells() (all []cell) {
 		all = append(all, e.cell(channels, wayNamed(w), plan{"follow", 2 * time.Second}))
 	}
 	for _, p := range slices.Backward(balancers) {
-		for _, w := range []string{"drainit idle", "drainit quiet", "sleep 25", "sleep 15", "sleep 5", "tini"} {
+		for _, w := range []string{"drainit idle, 60 s", "drainit idle", "drainit quiet", "sleep 25", "sleep 15", "sleep 5", "tini"} {
 			all = append(all, e.cell(requests, wayNamed(w), p))
 		}
 	}
@@ -83,12 +83,12 @@ func (e effort) split(s server, w way) (parts []cell) {
 }
 
 // tried reports whether a headline server is restarted in this way. The first
-// is in all but the longest sleep, which is for balancers that are later; what
+// is in all but the longest, which are for balancers that are later; what
 // passes the signal on at once differs so little that tini is enough for the
 // others.
 func (s server) tried(w way) bool {
 	switch {
-	case w.sleep > 20*time.Second:
+	case w.sleep > 20*time.Second, w.longer > 0:
 		return false
 	case s.name == servers[0].name:
 		return true

@@ -76,16 +76,19 @@ var servers = []server{
 		describe("finishes requests and closes WebSockets").asked(with(web, "socket")),
 	plainGo,
 
+	// None of its calls is silent for as long as a second.
+	httpServer("Go, the silence of calls known", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).configure("DRAINIT_STREAM_PAUSE=3s").
+		describe(dies).asked(with(web, "socket", "unary", "rpcs")),
 	httpServer("uvicorn", "quiet", uvicorn...).describe(finishes),
-	httpServer("uvicorn --workers 2", "idle", with(uvicorn, "--workers", "2")...).describe("resets what waits to be accepted"),
-	httpServer("gunicorn, uvicorn workers", "idle", with(gunicorn, "-w", "2", "-k", "uvicorn.workers.UvicornWorker", "asgi:app")...).
-		describe("resets what waits to be accepted"),
-	httpServer("gunicorn --threads", "idle", with(gunicorn, "-w", "1", "--threads", "32", "wsgi:app")...).
-		describe("resets what waits to be accepted"),
+	httpServer("uvicorn --workers 2", "quiet", with(uvicorn, "--workers", "2")...).describe("finishes requests, resets what waits to be accepted"),
+	httpServer("gunicorn, uvicorn workers", "quiet", with(gunicorn, "-w", "2", "-k", "uvicorn.workers.UvicornWorker", "asgi:app")...).
+		describe("finishes requests, resets what waits to be accepted"),
+	httpServer("gunicorn --threads", "quiet", with(gunicorn, "-w", "1", "--threads", "32", "wsgi:app")...).
+		describe("finishes requests, resets what waits to be accepted"),
 	httpServer("hypercorn", "idle", "python3", "-m", "hypercorn", "asgi:app", "--bind", "0.0.0.0:8080", "--keep-alive", "75", "--log-level", "critical").
-		describe("resets what waits to be accepted"),
+		describe("drops requests after 3 s, and resets what waits to be accepted"),
 	httpServer("node", "idle", "node", "node.js").describe(dies),
-	httpServer("node, WebSockets", "closed", "node", "node.js").describe(dies).asked([]string{"fresh", "socket"}),
+	httpServer("node, WebSockets", "closed", "node", "node.js").configure("DRAINIT_CLOSED_IDLE=10s").describe(dies).asked([]string{"fresh", "socket"}),
 	httpServer("node, server.close()", "quiet", "node", "node.js").set("HANDLER=1").describe(finishes),
 	httpServer("npm start", "idle", "npm", "start", "--silent").set("npm_config_update_notifier=false", "npm_config_cache=/tmp").
 		configure("DRAINIT_SIGNAL_SCOPE=group").describe("passes it on to node, which dies"),
@@ -100,7 +103,7 @@ var servers = []server{
 	httpServer("PHP-FPM behind nginx", "quiet", "php-fpm8.2", "-F", "-n", "-y", "/app/fpm.conf").told("SIGQUIT").fastCGI().
 		asked([]string{"fresh", "slow", "stream"}).describe(finishes),
 	httpServer("HAProxy", "quiet", "haproxy", "-db", "-f", "/app/haproxy.cfg").told("SIGUSR1").needs(spec{argv: []string{"/server"}}).describe(finishes),
-	httpServer("Redis", "closed", redisServer...).
+	httpServer("Redis", "closed", redisServer...).configure("DRAINIT_CLOSED_IDLE=10s").
 		speaks(redis{}).describe("cuts sessions"),
 	httpServer("PostgreSQL", "closed", "sh", "-c", startPostgres).told("SIGINT").as("1000").
 		speaks(postgres{}).describe("cuts sessions"),

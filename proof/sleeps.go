@@ -41,10 +41,17 @@ func sumOf(rows []*row, s server, w string, behind []plan) (o sum) {
 	return o
 }
 
-// shortest returns the shortest sleep that loses as little as is allowed, and
-// false if none of those that were tried does.
-func shortest(rows []*row, s server, behind []plan, allowed float64) (way, sum, bool) {
-	for _, w := range sleeps() {
+// budgets are the ways of drainit idle, that with the smallest budget first.
+func budgets() []way {
+	all := slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return w.until != "idle" })
+	slices.SortFunc(all, func(a, b way) int { return int(a.budget() - b.budget()) })
+	return all
+}
+
+// shortest returns the first of some ways that loses as little as is allowed,
+// and false if none does.
+func shortest(rows []*row, s server, among []way, behind []plan, allowed float64) (way, sum, bool) {
+	for _, w := range among {
 		if o := sumOf(rows, s, w.name, behind); o.restarts > 0 && o.perRestart() <= allowed {
 			return w, o, true
 		}
@@ -55,7 +62,7 @@ func shortest(rows []*row, s server, behind []plan, allowed float64) (way, sum, 
 // longer says why a value of DRAIN_UNTIL may wait for longer than a sleep that
 // loses as little.
 func longer(until string) string {
-	why := "it waits, [up to 23 s](drain-until.md#how-it-knows) after the stop began, while connections that are kept open may carry requests: " +
+	why := "it waits, [up to 12 s](drain-until.md#how-it-knows) after the stop began, while connections that are kept open may carry requests: " +
 		"those of clients that never leave, and those in a balancer's pool of which the kernel's counts leave a doubt"
 	if until == "closed" {
 		why += "; after that for connections that have been silent for less than `DRAINIT_CLOSED_IDLE`"
@@ -75,7 +82,7 @@ func sleepOf(rows []*row, s server) string {
 	if d.restarts == 0 || !slices.ContainsFunc(sleeps(), func(w way) bool { return find(rows, s.name, w.name, headline.String()) != nil }) {
 		return ""
 	}
-	w, o, found := shortest(rows, s, behind, d.perRestart())
+	w, o, found := shortest(rows, s, sleeps(), behind, d.perRestart())
 	if !found {
 		return fmt.Sprintf("No sleep that was tried lost as little as %s (%d), whose median stop is %.1f s.", ours, d.lost, d.stop())
 	}
@@ -89,73 +96,61 @@ func sleepOf(rows []*row, s server) string {
 // sleepSection compares drainit with a sleep that is set once for servers
 // behind any balancer. It leaves out balancers behind which not all were tried.
 func sleepSection(t *text, rows []*row) {
-	const ours = "drainit idle"
+	compared := append(sleeps(), budgets()...)
 	behind := slices.DeleteFunc(slices.Clone(balancers), func(p plan) bool {
-		return !slices.ContainsFunc(rows, func(w *row) bool { return w.server == requests.name && w.balancer == p.String() }) ||
-			sumOf(rows, requests, ours, []plan{p}).restarts == 0 ||
-			slices.ContainsFunc(sleeps(), func(w way) bool { return sumOf(rows, requests, w.name, []plan{p}).restarts == 0 })
+		return slices.ContainsFunc(compared, func(w way) bool { return sumOf(rows, requests, w.name, []plan{p}).restarts == 0 })
 	})
 	if len(behind) == 0 {
 		return
 	}
 	t.say("\n### A sleep that is set once\n\nWhat deploys a server seldom knows how late its balancer is: a fixed sleep has to be long enough behind the slowest. " +
-		"For each balancer the shortest of the sleeps that lost nothing, beside drainit:")
-	t.table("behind", "shortest sleep that lost nothing", "stop, s", ours+": lost", "stop, s")
+		"drainit has to be given a budget. For each balancer the shortest of the sleeps that lost nothing, and the smaller of two budgets in which drainit idle lost nothing:")
+	t.table("behind", "sleep", "stop, s", "budget of drainit idle", "stop, s")
 	var hopeless, slower []string
 	var rest []plan
-	line := func(name string, behind []plan) {
-		d := sumOf(rows, requests, ours, behind)
-		sleep, takes := "none of them", ""
-		if w, o, found := shortest(rows, requests, behind, 0); found {
-			sleep, takes = w.name, fmt.Sprintf("%.1f", o.stop())
-			if len(behind) == 1 && d.stop() > o.stop() {
-				slower = append(slower, name)
-			}
-		}
-		t.row(name, sleep, takes, bold(d.lost), fmt.Sprintf("%.1f", d.stop()))
+	line := func(name string, behind []plan) (sleep, budget sum) {
+		cells := []string{name}
+		w, sleep, found := shortest(rows, requests, sleeps(), behind, 0)
+		cells = append(cells, chosen(w.name, sleep, found)...)
+		d, budget, found := shortest(rows, requests, budgets(), behind, 0)
+		cells = append(cells, chosen(fmt.Sprintf("%.0f s", d.budget().Seconds()), budget, found)...)
+		t.row(cells...)
+		return sleep, budget
 	}
 	for _, p := range behind {
-		line(p.String(), []plan{p})
-		if _, _, found := shortest(rows, requests, []plan{p}, 0); found {
-			rest = append(rest, p)
-		} else {
+		switch sleep, budget := line(p.String(), []plan{p}); {
+		case sleep.restarts == 0:
 			hopeless = append(hopeless, p.String())
+			continue
+		case budget.restarts > 0 && budget.stop() > sleep.stop():
+			slower = append(slower, p.String())
 		}
+		rest = append(rest, p)
 	}
 	line("all of them", behind)
 	if len(hopeless) > 0 && len(rest) > 0 {
 		line("all but "+strings.Join(hopeless, ", "), rest)
 	}
-	t.say("\n%s", sleepVerdict(rows, ours, behind, rest, hopeless))
+	t.say("\n%s", sleepVerdict(rows, compared, behind))
 	if len(slower) > 0 {
 		t.say("\ndrainit takes longer than the shortest sleep that lost nothing behind these: %s. %s. %s", strings.Join(slower, ", "), upper(longer("idle")), knownDelay)
 	}
 }
 
-// sleepVerdict adds up what was lost behind all balancers, and names the sleep
-// that would do.
-func sleepVerdict(rows []*row, ours string, behind, rest []plan, hopeless []string) string {
+// chosen is a way in the table, and its time.
+func chosen(name string, o sum, found bool) []string {
+	if !found {
+		return []string{"none of them", ""}
+	}
+	return []string{name, fmt.Sprintf("%.1f", o.stop())}
+}
+
+// sleepVerdict adds up what was lost behind all balancers.
+func sleepVerdict(rows []*row, compared []way, behind []plan) string {
 	var parts []string
-	for _, w := range append(sleeps(), wayNamed(ours)) {
+	for _, w := range compared {
 		o := sumOf(rows, requests, w.name, behind)
 		parts = append(parts, fmt.Sprintf("%s lost %d of %d", w.name, o.lost, o.sent))
 	}
-	text := fmt.Sprintf("Behind all of them together %s.", strings.Join(parts, ", "))
-	where := ""
-	w, o, found := shortest(rows, requests, behind, 0)
-	if !found {
-		text += " No sleep that was tried lost nothing behind all of them."
-		if len(hopeless) > 0 {
-			where, behind = "Behind the others", rest
-			w, o, found = shortest(rows, requests, rest, 0)
-		}
-	}
-	if !found {
-		return text
-	}
-	d := sumOf(rows, requests, ours, behind)
-	if where == "" {
-		where = "Behind all"
-	}
-	return text + fmt.Sprintf(" %s the shortest that lost nothing is %s: its stop takes %.1f s in the median, that of %s %.1f s.", where, w.name, o.stop(), ours, d.stop())
+	return fmt.Sprintf("Behind all of them together %s.", strings.Join(parts, ", "))
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +15,7 @@ type way struct {
 	init   []string
 	sleep  time.Duration // between the begin of a stop and the signal, as preStop has it
 	until  string        // DRAINIT_DRAIN_UNTIL, if drainit is the init
+	longer time.Duration // the budget, if it is not the usual one
 	colour string        // in the pictures
 }
 
@@ -29,6 +32,7 @@ var ways = []way{
 	{name: "drainit window", init: drainitInit, until: "window"},
 	{name: "drainit quiet", init: drainitInit, until: "quiet"},
 	{name: "drainit idle", init: drainitInit, until: "idle"},
+	{name: "drainit idle, 60 s", init: drainitInit, until: "idle", longer: time.Minute},
 	{name: "drainit closed", init: drainitInit, until: "closed"},
 }
 
@@ -44,8 +48,11 @@ func wayNamed(name string) way {
 
 func (w way) drains() bool { return w.until != "" }
 
-// grace is the budget of a stop, for every way: SIGKILL comes then.
-const grace = 60 * time.Second
+// usualBudget is that of a stop, as Kubernetes gives by default.
+const usualBudget = 30 * time.Second
+
+// budget is the time of a stop: SIGKILL comes then.
+func (w way) budget() time.Duration { return cmp.Or(w.longer, usualBudget) }
 
 // spec is what a container has to run for this way to stop s.
 func (w way) spec(s server) spec {
@@ -53,7 +60,7 @@ func (w way) spec(s server) spec {
 	if !w.drains() {
 		return c
 	}
-	c.env = append(c.env, "DRAINIT_GRACE_PERIOD=60", "DRAINIT_DRAIN_UNTIL="+w.until)
+	c.env = append(c.env, fmt.Sprintf("DRAINIT_GRACE_PERIOD=%s", w.budget()), "DRAINIT_DRAIN_UNTIL="+w.until)
 	if s.signal != "SIGTERM" {
 		c.env = append(c.env, "DRAINIT_STOP_SIGNAL="+s.signal, "DRAINIT_STOP_ON=SIGTERM,SIGINT,"+s.signal)
 	}

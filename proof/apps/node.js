@@ -19,13 +19,16 @@ const server = http.createServer((req, res) => {
   piece();
 });
 
-// A WebSocket that echoes short texts: node has no server of its own for them.
+// A WebSocket that pings each 5 s and echoes short texts: node has no server of
+// its own for them.
 server.on('upgrade', (req, socket) => {
   const key = req.headers['sec-websocket-key'] + '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
   socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n' +
     `Sec-WebSocket-Accept: ${crypto.createHash('sha1').update(key).digest('base64')}\r\n\r\n`);
   let buffer = Buffer.alloc(0);
+  const pings = setInterval(() => socket.write(Buffer.from([0x89, 0])), 5000);
   socket.on('error', () => {});
+  socket.on('close', () => clearInterval(pings));
   socket.on('data', (data) => {
     buffer = Buffer.concat([buffer, data]);
     while (buffer.length >= 6 && buffer.length >= 6 + (buffer[1] & 127)) {
@@ -33,6 +36,7 @@ server.on('upgrade', (req, socket) => {
       const length = buffer[1] & 127;
       const text = Buffer.from(buffer.subarray(6, 6 + length).map((b, i) => b ^ buffer[2 + i % 4]));
       buffer = buffer.subarray(6 + length);
+      if (opcode === 10) continue; // a pong
       socket.write(Buffer.concat([Buffer.from([128 | opcode, length]), text]));
       if (opcode === 8) socket.end();
     }
