@@ -11,8 +11,8 @@ import (
 // sections are those of docs/servers.md, and the rows of the proof that they
 // rest on; those without a row are from the server's documentation.
 var sections = map[string][]string{
-	"uvicorn": {"uvicorn", "FastAPI on uvicorn"},
-	"gunicorn and hypercorn": {"gunicorn --threads", "gunicorn, uvicorn workers", "uvicorn --workers 2", "hypercorn"},
+	"uvicorn":                   {"uvicorn", "FastAPI on uvicorn"},
+	"gunicorn and hypercorn":    {"gunicorn --threads", "gunicorn, uvicorn workers", "uvicorn --workers 2", "hypercorn"},
 	"Celery":                    {"Celery"},
 	"Puma":                      {"Puma"},
 	"node and npm":              {"node", "node, server.close()", "node, WebSockets", "npm start"},
