@@ -358,18 +358,19 @@ func resolverState(addrs []string) (s resolver.State) {
 func (s *site) restart(ctx context.Context, i int) error {
 	n := i % replicas
 	r := s.replicas[n]
-	// What an init is for besides signals: processes that lose their parent.
-	r.exec(ctx, "/bin/sh", "-c", "for i in 1 2 3; do (sleep 0.1 &) ; done; sleep 0.3")
+	if i < replicas {
+		// What an init is for besides signals: processes that lose their parent.
+		r.exec(ctx, "/bin/sh", "-c", "for i in 1 2 3; do (sleep 0.1 &) ; done; sleep 0.3")
+	}
 	u := r.usage(ctx)
 	u.CPU -= s.idle[n].CPU
 	began := s.newRecord(i, u)
 	heard := s.balancer.stopping(ctx, n)
 	pause(ctx, s.way.sleep)
-	code, killed, err := s.stop(ctx, r, began)
+	code, killed, took, err := s.stop(ctx, r, began)
 	if err != nil {
 		return err
 	}
-	took := time.Since(began)
 	log := r.logs(ctx, began.Add(-jobTakes))
 	why, forwarded := forwarding(log)
 	if s.server.jobs {
@@ -438,27 +439,26 @@ func (s *site) newRecord(i int, u usage) time.Time {
 }
 
 // stop signals r and waits for its end, which it brings about when the budget
-// is spent, as every orchestrator does.
-func (s *site) stop(ctx context.Context, r *container, began time.Time) (code int, killed bool, err error) {
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		code, err = r.wait(ctx)
-		done <- err
-	}()
-	if err := r.kill(ctx, s.server.signal); err != nil {
-		return 0, false, err
+// is spent, as every orchestrator does. It returns how long that took.
+func (s *site) stop(ctx context.Context, r *container, began time.Time) (code int, killed bool, took time.Duration, err error) {
+	p, err := r.open(ctx)
+	if err != nil {
+		return 0, false, 0, err
 	}
-	select {
-	case err := <-done:
-		return code, false, err
-	case <-time.After(time.Until(began.Add(s.way.budget()))):
+	defer p.close()
+	if err := p.signal(ctx, s.server.signal); err != nil {
+		return 0, false, 0, err
 	}
-	if err := r.kill(ctx, "SIGKILL"); err != nil && !strings.Contains(err.Error(), "is not running") {
-		return 0, true, err
+	if !p.ended(ctx, began.Add(s.way.budget())) {
+		killed = true
+		if err := p.signal(ctx, "SIGKILL"); err != nil {
+			return 0, true, 0, err
+		}
+		p.ended(ctx, time.Now().Add(time.Minute))
 	}
-	err = <-done
-	return code, true, err
+	took = time.Since(began)
+	code, err = r.wait(ctx)
+	return code, killed, took, err
 }
 
 var forwardedLine = regexp.MustCompile(`stop signal forwarded.*`)

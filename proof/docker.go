@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // engine speaks to Docker's API over its socket. The client program would do
@@ -242,8 +244,49 @@ func (c *container) start(ctx context.Context) error {
 	return c.e.call(ctx, "POST", "/containers/"+c.id+"/start", nil, nil)
 }
 
-func (c *container) kill(ctx context.Context, signal string) error {
-	return c.e.call(ctx, "POST", "/containers/"+c.id+"/kill?signal="+signal, nil, nil)
+// process is a container's PID 1, by a pidfd. Docker itself takes a while to
+// send a signal, and to tell of an end: seconds on a busy machine, which would
+// be in every figure.
+type process struct {
+	c  *container
+	fd int
+}
+
+// open returns the PID 1 of a container that runs.
+func (c *container) open(ctx context.Context) (process, error) {
+	pid, err := c.pid(ctx)
+	if err != nil {
+		return process{}, err
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	return process{c, fd}, os.NewSyscallError("pidfd_open", err)
+}
+
+func (p process) close() { unix.Close(p.fd) }
+
+func (p process) signal(ctx context.Context, name string) error {
+	switch err := unix.PidfdSendSignal(p.fd, unix.SignalNum(name), nil, 0); {
+	case errors.Is(err, unix.ESRCH): // it has ended by itself
+		return nil
+	case errors.Is(err, unix.EPERM): // not root, but one of Docker's group
+		return p.c.e.call(ctx, "POST", "/containers/"+p.c.id+"/kill?signal="+name, nil, nil)
+	default:
+		return os.NewSyscallError("pidfd_send_signal", err)
+	}
+}
+
+// ended waits for the end, and reports whether it came before the deadline. The
+// kernel has ended all other processes of the container by then.
+func (p process) ended(ctx context.Context, deadline time.Time) bool {
+	const atOnce = 500 * time.Millisecond
+	for ctx.Err() == nil {
+		left := time.Until(deadline)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}, int(max(min(left, atOnce), 0).Milliseconds()))
+		if n > 0 || left <= 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return n > 0
+		}
+	}
+	return false
 }
 
 // wait waits for the end and returns the exit code.
