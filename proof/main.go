@@ -43,7 +43,7 @@ func command(ctx context.Context, args []string) error {
 		return fmt.Errorf("say run, quick, mutants, kubernetes or report")
 	}
 	flags := flag.NewFlagSet(args[0], flag.ExitOnError)
-	parallel := flags.Int("parallel", atOnce(args[0])*runtime.NumCPU(), "how many servers are tried at the same time")
+	parallel := flags.Int("parallel", atOnce(args[0])*runtime.NumCPU(), "how many servers are tried at the same time, if there is CPU for them")
 	only := flags.String("only", "", "only the cells or mutants whose names match this regular `expression`")
 	binary := flags.String("drainit", "", "this `program` in place of the repository's")
 	limit := flags.Duration("limit", 24*time.Minute, "end after this time, whatever is left to do")

@@ -119,7 +119,8 @@ The ways of stopping a server:
 - **drainit window**, **quiet**, **idle**, **closed**: drainit with that value of [DRAINIT_DRAIN_UNTIL](drain-until.md). What
   else it is told is said with the results.
 
-Each stop has a budget of 30 s, as Kubernetes gives by default, or what the way says; then comes SIGKILL.
+Each stop has a budget of 30 s, as Kubernetes gives by default; then comes SIGKILL. Behind balancers that may be late
+**drainit idle, 60 s** has 60 s as well: [a larger budget](drain-until.md#how-it-knows) waits longer where there is doubt.
 
 Unless a table says otherwise the balancer is HAProxy as an ingress controller runs it. It checks health every second and
 keeps a pool of connections. 2 s after a stop began it is told, over its admin socket, to send that replica nothing new.
@@ -385,7 +386,7 @@ func environmentSection(t *text, r *results) {
 	var e environment
 	t.say("\n## Where\n")
 	for _, e = range r.envs {
-		t.say("%s at commit %s, `%s`, %s, %d CPUs of %s, %s. %d servers at a time, each with its balancer and clients.\n", e.Date, e.Commit, e.Command, e.Took, e.CPUs, e.Model, e.Kernel, e.Parallel)
+		t.say("%s at commit %s, `%s`, %s, %d CPUs of %s, %s. At most %d servers at a time, each with its balancer and clients.\n", e.Date, e.Commit, e.Command, e.Took, e.CPUs, e.Model, e.Kernel, e.Parallel)
 	}
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(e.Versions)) {

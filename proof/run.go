@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -118,19 +120,21 @@ func (s server) plan() plan {
 	return headline
 }
 
-// runAll runs cells, some at a time, until all have been run or there is no more
-// time. A cell that fails is reported and keeps nobody from going on.
+// runAll runs cells, as many at a time as there is CPU for, until all have been
+// run or there is no more time. A cell that fails is reported, and the others go
+// on.
 func runAll(ctx context.Context, e *engine, cells []cell, parallel int, j *journal) *results {
 	r := new(results)
 	var mu sync.Mutex
 	next := make(chan cell)
 	var workers sync.WaitGroup
-	done := 0
+	done, running := 0, 0
 	for range parallel {
 		workers.Go(func() {
 			for c := range next {
 				x, err := c.run(ctx, e)
 				mu.Lock()
+				running--
 				done++
 				progress(done, len(cells), c, x.restarts, err)
 				r.restarts = append(r.restarts, x.restarts...)
@@ -142,7 +146,17 @@ func runAll(ctx context.Context, e *engine, cells []cell, parallel int, j *journ
 			}
 		})
 	}
+	alone := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return running == 0
+	}
 	for _, c := range cells {
+		for !alone() && ctx.Err() == nil && idleCPU(ctx, settling) < enoughIdle {
+		}
+		mu.Lock()
+		running++
+		mu.Unlock()
 		select {
 		case next <- c:
 		case <-ctx.Done():
@@ -151,6 +165,41 @@ func runAll(ctx context.Context, e *engine, cells []cell, parallel int, j *journ
 	close(next)
 	workers.Wait()
 	return r
+}
+
+// A further cell begins once so much of the machine has been idle for as long as
+// the last one took to begin. On two slow CPUs 16 at a time left Docker none: it
+// took a minute to start a container.
+const (
+	enoughIdle = 0.25
+	settling   = 6 * time.Second
+)
+
+// idleCPU returns which part of all CPUs is idle over a time; 1 where that can't
+// be known.
+func idleCPU(ctx context.Context, d time.Duration) float64 {
+	idle, all := cpuTimes()
+	pause(ctx, d)
+	idle2, all2 := cpuTimes()
+	if all2 <= all {
+		return 1
+	}
+	return float64(idle2-idle) / float64(all2-all)
+}
+
+// cpuTimes returns the time that all CPUs have been idle, and all time, in the
+// kernel's ticks.
+func cpuTimes() (idle, all uint64) {
+	b, _ := os.ReadFile("/proc/stat")
+	first, _, _ := strings.Cut(string(b), "\n")
+	for i, f := range strings.Fields(first) {
+		n, _ := strconv.ParseUint(f, 10, 64) // the first is a name
+		if i == 4 || i == 5 {                // idle, and idle but for a disk
+			idle += n
+		}
+		all += n
+	}
+	return idle, all
 }
 
 func writeCell(j *journal, m measured, err error) {
