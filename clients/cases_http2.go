@@ -26,6 +26,30 @@ var http2Cases = []scenario{
 		rows: lossless("idle"),
 	},
 	{
+		name: "gRPC streams that pause for 12 s beside calls, DRAINIT_STREAM_PAUSE=15s",
+		kind: early, server: goServer("grpc"), warm: 4 * time.Second, newer: []string{"STREAM_PAUSE=15s"},
+		traffic: func(w *world) {
+			w.channels(3, 0, func(c *grpc.ClientConn) {
+				w.until(-2 * time.Second)
+				watched := make(chan struct{})
+				go func() { defer close(watched); w.watch(c, 2, 12*time.Second) }()
+				for time.Until(w.t0) > -500*time.Millisecond {
+					w.call(c, 0)
+					time.Sleep(200 * time.Millisecond)
+				}
+				<-watched
+			})
+		},
+		rows: lossless("idle"),
+	},
+	{
+		name: "gRPC, 10 channels, moved after 2 s, DRAINIT_STREAM_PAUSE=3s",
+		kind: early, server: goServer("grpc"), newer: []string{"STREAM_PAUSE=3s"},
+		warm: 10 * time.Second, late: 2 * time.Second,
+		traffic: func(w *world) { w.calls(10, 200*time.Millisecond) },
+		rows:    losslessBy(9*time.Second, "idle"),
+	},
+	{
 		name: "gRPC uploads of 4 KB each 2 s",
 		kind: early, server: goServer("grpc"), warm: 4 * time.Second,
 		traffic: func(w *world) {
