@@ -72,7 +72,7 @@ var servers = []server{
 	httpServer("Go", "idle", "/server", "-grpc", ":9090").serves(8080, 9090).
 		describe(dies).asked(with(web, "socket", "unary", "rpcs")),
 	// Its pings tell a WebSocket that is silent from a connection of a pool.
-	httpServer("FastAPI on uvicorn", "closed", with(uvicorn, "--ws-ping-interval", "5")...).configure("DRAINIT_CLOSED_IDLE=10s").
+	httpServer("FastAPI on uvicorn", "closed", with(uvicorn, "--ws-ping-interval", "5")...).configure("DRAINIT_CLOSED_IDLE=7s").
 		describe("finishes requests and closes WebSockets").asked(with(web, "socket")),
 	plainGo,
 
@@ -88,7 +88,7 @@ var servers = []server{
 	httpServer("hypercorn", "idle", "python3", "-m", "hypercorn", "asgi:app", "--bind", "0.0.0.0:8080", "--keep-alive", "75", "--log-level", "critical").
 		describe("drops requests after 3 s, and resets what waits to be accepted"),
 	httpServer("node", "idle", "node", "node.js").describe(dies),
-	httpServer("node, WebSockets", "closed", "node", "node.js").configure("DRAINIT_CLOSED_IDLE=10s").describe(dies).asked([]string{"fresh", "socket"}),
+	httpServer("node, WebSockets", "closed", "node", "node.js").configure("DRAINIT_CLOSED_IDLE=7s").describe(dies).asked([]string{"fresh", "socket"}),
 	httpServer("node, server.close()", "quiet", "node", "node.js").set("HANDLER=1").describe(finishes),
 	httpServer("npm start", "idle", "npm", "start", "--silent").set("npm_config_update_notifier=false", "npm_config_cache=/tmp").
 		configure("DRAINIT_SIGNAL_SCOPE=group").describe("passes it on to node, which dies"),
