@@ -301,6 +301,9 @@ func serverSection(t *text, rows []*row) {
 	if missing != nil {
 		t.say("\nNot measured in this run: %s.", strings.Join(missing, "; "))
 	}
+	if line := sleptAsWell(rows); line != "" {
+		t.say("\n%s", line)
+	}
 	if remains != nil {
 		t.say("\nWhat drainit lost:\n\n%s", strings.Join(remains, "\n"))
 	}
@@ -333,7 +336,7 @@ func balancerSection(t *text, rows []*row) {
 	}) {
 		return
 	}
-	t.say("\n## Every balancer\n\nThe Go server that dies on SIGTERM again, behind balancers that learn of a stop in other ways and later. It is sent neither gRPC nor WebSockets: those need `closed`.\n\n" +
+	t.say("\n## Every balancer\n\nThe Go server that dies on SIGTERM again, behind balancers that learn of a stop in other ways and later. It is sent neither gRPC nor WebSockets.\n\n" +
 		"- **HAProxy, checks only** is told nothing and sees what its health checks see. A sleep before the signal does not help there: the server goes on saying that it is well until it is gone.\n" +
 		"- **nginx** keeps a pool of 32 connections. Its configuration is written anew, without the replica, and reloaded.\n" +
 		"- **follows after** gives each new connection to the next replica, as kube-proxy does, and leaves a replica out from so long after its stop began. Connections that exist stay with their replica.\n" +

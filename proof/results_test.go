@@ -96,7 +96,7 @@ func TestReportSaysTheSettings(t *testing.T) {
 	r := &results{restarts: []record{{Server: s.name, Way: "drainit closed", Until: "closed", Balancer: headline.String(), Stop: 7, traffic: traffic{Sent: map[string]int{"fresh": 100}}}},
 		strips: []strip{{Server: s.name, Way: "drainit closed", Balancer: headline.String()}}}
 	page := report(r, "proof")
-	for _, want := range []string{"| `closed`, `DRAINIT_CLOSED_IDLE=10s` |", "\ndrainit runs with `DRAINIT_CLOSED_IDLE=10s` here.\n"} {
+	for _, want := range []string{"| `closed`, `DRAINIT_CLOSED_IDLE=7s` |", "\ndrainit runs with `DRAINIT_CLOSED_IDLE=7s` here.\n"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is not in\n%s", want, page)
 		}

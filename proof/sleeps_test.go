@@ -121,3 +121,23 @@ func TestSleepOfAHeadline(t *testing.T) {
 		t.Errorf("of nothing: %q", got)
 	}
 }
+
+// TestSleepsThatDoAsWellAreNamed: where a sleep of 5 s loses as little in less
+// time, the page says so.
+func TestSleepsThatDoAsWellAreNamed(t *testing.T) {
+	of := func(server, way string, lost int, stop float64) *row {
+		w := behind(way, "", headline.String(), lost, stop)
+		w.server = server
+		return w
+	}
+	for _, c := range []struct {
+		lost int // with the sleep
+		stop float64
+		want bool
+	}{{0, 5, true}, {1, 5, false}, {0, 8, false}} {
+		got := sleptAsWell([]*row{of("nginx", "drainit quiet", 0, 7), of("nginx", "sleep 5", c.lost, c.stop)})
+		if named := strings.Contains(got, "took up to 2.0 s less, in front of these: nginx."); named != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}
