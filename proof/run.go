@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -128,13 +129,14 @@ func runAll(ctx context.Context, e *engine, cells []cell, parallel int, j *journ
 	var mu sync.Mutex
 	next := make(chan cell)
 	var workers sync.WaitGroup
-	done, running := 0, 0
+	done := 0
+	var running atomic.Int32
 	for range parallel {
 		workers.Go(func() {
 			for c := range next {
 				x, err := c.run(ctx, e)
+				running.Add(-1)
 				mu.Lock()
-				running--
 				done++
 				progress(done, len(cells), c, x.restarts, err)
 				r.restarts = append(r.restarts, x.restarts...)
@@ -146,17 +148,10 @@ func runAll(ctx context.Context, e *engine, cells []cell, parallel int, j *journ
 			}
 		})
 	}
-	alone := func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return running == 0
-	}
 	for _, c := range cells {
-		for !alone() && ctx.Err() == nil && idleCPU(ctx, settling) < enoughIdle {
+		for running.Load() > 0 && ctx.Err() == nil && idleCPU(ctx, settling) < enoughIdle {
 		}
-		mu.Lock()
-		running++
-		mu.Unlock()
+		running.Add(1)
 		select {
 		case next <- c:
 		case <-ctx.Done():

@@ -1,16 +1,32 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // sleeps are the ways that wait for a fixed time, the shortest first.
-func sleeps() []way {
-	all := slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return w.sleep == 0 })
-	slices.SortFunc(all, func(a, b way) int { return int(a.sleep - b.sleep) })
-	return all
+func sleeps() []way { return ordered(func(w way) time.Duration { return w.sleep }) }
+
+// budgets are the ways of drainit idle, that with the smallest budget first.
+func budgets() []way {
+	return ordered(func(w way) time.Duration {
+		if w.until != "idle" {
+			return 0
+		}
+		return w.budget()
+	})
+}
+
+// ordered returns the ways of which a time is not 0, that with the shortest
+// first.
+func ordered(by func(way) time.Duration) []way {
+	some := slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return by(w) == 0 })
+	slices.SortFunc(some, func(a, b way) int { return cmp.Compare(by(a), by(b)) })
+	return some
 }
 
 // sum is what some cells of one way come to.
@@ -39,13 +55,6 @@ func sumOf(rows []*row, s server, w string, behind []plan) (o sum) {
 		o.add(x)
 	}
 	return o
-}
-
-// budgets are the ways of drainit idle, that with the smallest budget first.
-func budgets() []way {
-	all := slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return w.until != "idle" })
-	slices.SortFunc(all, func(a, b way) int { return int(a.budget() - b.budget()) })
-	return all
 }
 
 // shortest returns the first of some ways that loses as little as is allowed,
@@ -156,7 +165,7 @@ func sleepSection(t *text, rows []*row) {
 	if len(hopeless) > 0 && len(rest) > 0 {
 		line("all but "+strings.Join(hopeless, ", "), rest)
 	}
-	t.say("\n%s", sleepVerdict(rows, compared, behind))
+	t.say("\n%s", lostBehind(rows, compared, behind))
 	if len(slower) > 0 {
 		t.say("\ndrainit takes longer than the shortest sleep that lost nothing behind these: %s. %s. %s", strings.Join(slower, ", "), upper(longer("idle")), knownDelay)
 	}
@@ -170,8 +179,8 @@ func chosen(name string, o sum, found bool) []string {
 	return []string{name, fmt.Sprintf("%.1f", o.stop())}
 }
 
-// sleepVerdict adds up what was lost behind all balancers.
-func sleepVerdict(rows []*row, compared []way, behind []plan) string {
+// lostBehind adds up what each way lost behind some balancers.
+func lostBehind(rows []*row, compared []way, behind []plan) string {
 	var parts []string
 	for _, w := range compared {
 		o := sumOf(rows, requests, w.name, behind)
